@@ -1,0 +1,3 @@
+module skerry.dev/api
+
+go 1.26.0
