@@ -1,0 +1,140 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"skerry.dev/skerry/pkg/sandbox/process"
+)
+
+// Command is to be run inside a machine.
+type Command struct {
+	Args   []string
+	Env    []string // added to the machine's own
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+}
+
+// Start starts the command in the machine and returns it for Wait.
+func (c Config) Start(command Command) (*exec.Cmd, error) {
+	id, on := c.Process()
+	if !on {
+		return nil, fmt.Errorf("machine %s is off", c.Name)
+	}
+	frozen, err := c.Cgroup.Frozen()
+	if err != nil {
+		return nil, err
+	}
+	if frozen {
+		return nil, fmt.Errorf("machine %s is frozen; thaw it first", c.Name)
+	}
+	type result struct {
+		cmd *exec.Cmd
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		// The thread enters the machine and can never come back: it is not
+		// unlocked, so it ends with this goroutine.
+		runtime.LockOSThread()
+		cmd, err := c.startInside(id, command)
+		done <- result{cmd, err}
+	}()
+	r := <-done
+	if r.err != nil {
+		return nil, fmt.Errorf("machine %s: %w", c.Name, r.err)
+	}
+	return r.cmd, nil
+}
+
+func (c Config) startInside(id process.ID, command Command) (*exec.Cmd, error) {
+	attr := &syscall.SysProcAttr{}
+	closeGroup, err := c.Cgroup.JoinThread(attr)
+	if err != nil {
+		return nil, err
+	}
+	defer closeGroup()
+	if err := enter(id); err != nil {
+		return nil, err
+	}
+	program, err := lookPath(command.Args[0])
+	if err != nil {
+		return nil, err
+	}
+	var env []string
+	for _, k := range slices.Sorted(maps.Keys(environment)) {
+		env = append(env, k+"="+environment[k])
+	}
+	if term := os.Getenv("TERM"); term != "" {
+		env = append(env, "TERM="+term)
+	}
+	cmd := &exec.Cmd{
+		Path: program, Args: command.Args, Env: append(env, command.Env...), Dir: "/root",
+		Stdin: command.Stdin, Stdout: command.Stdout, Stderr: command.Stderr,
+		SysProcAttr: attr,
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", program, err)
+	}
+	return cmd, nil
+}
+
+// enter moves the calling thread into all namespaces of the process; its
+// children will be in the PID namespace too.
+func enter(id process.ID) error {
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	names := []string{"cgroup", "ipc", "uts", "net", "pid", "mnt"}
+	for _, name := range names {
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/%s", id.PID, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening its %s namespace: %w", name, err)
+		}
+		fds = append(fds, fd)
+	}
+	if !id.Alive() {
+		return errors.New("it was switched off just now")
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return err
+	}
+	for i, fd := range fds {
+		if err := unix.Setns(fd, 0); err != nil {
+			return fmt.Errorf("entering its %s namespace: %w", names[i], err)
+		}
+	}
+	return nil
+}
+
+// lookPath finds a program as the machine's own shell would; the calling
+// thread is inside.
+func lookPath(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for dir := range strings.SplitSeq(path, ":") {
+		file := filepath.Join(dir, name)
+		if unix.Access(file, unix.X_OK) == nil {
+			if info, err := os.Stat(file); err == nil && !info.IsDir() {
+				return file, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("it has no program %q in %s", name, path)
+}
