@@ -1,0 +1,288 @@
+// Package status tells how this node is doing, from what is on it: it works
+// while the API server is out of reach, and waits for nothing longer than two
+// seconds.
+//
+// It must not change anything but the note of when the API server was last
+// heard.
+package status
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientset "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	componentversion "k8s.io/component-base/version"
+	kubeadmconstants "k8s.io/kubernetes/cmd/kubeadm/app/constants"
+
+	"skerry.dev/api"
+	"skerry.dev/skerry/pkg/install/host"
+	"skerry.dev/skerry/pkg/install/images"
+	"skerry.dev/skerry/pkg/install/site"
+)
+
+// patience bounds everything that status asks for.
+const patience = 2 * time.Second
+
+// Status is how a node is doing.
+type Status struct {
+	Node         Node                   `json:"node"`
+	Versions     []Version              `json:"versions"`
+	Units        []Unit                 `json:"units"`
+	Runtime      Runtime                `json:"runtime"`
+	APIServer    APIServer              `json:"apiServer"`
+	Certificates []Certificate          `json:"certificates"`
+	Conditions   []corev1.NodeCondition `json:"conditions,omitempty"`
+	// Problems are what could not be found out, and why.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Node is what this machine is.
+type Node struct {
+	Name string `json:"name,omitempty"`
+	Role string `json:"role,omitempty"`
+	Site string `json:"site,omitempty"`
+	// From says who says so: "cluster" or "this machine's record".
+	From  string    `json:"from,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+}
+
+// Version is the version of a program on this machine.
+type Version struct {
+	Program string   `json:"program"`
+	Version string   `json:"version"`
+	Patches []string `json:"patches,omitempty"`
+}
+
+// Unit is one of the units of a node.
+type Unit struct {
+	Name     string    `json:"name"`
+	Active   bool      `json:"active"`
+	PID      int       `json:"pid,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	Restarts int       `json:"restarts"`
+	LastExit string    `json:"lastExit,omitempty"`
+}
+
+// Runtime is the container runtime.
+type Runtime struct {
+	Version string   `json:"version,omitempty"`
+	Images  []string `json:"images,omitempty"`
+}
+
+// APIServer is the cluster's API server as seen from here.
+type APIServer struct {
+	Address     string    `json:"address,omitempty"`
+	Reachable   bool      `json:"reachable"`
+	LastReached time.Time `json:"lastReached,omitzero"`
+	Error       string    `json:"error,omitempty"`
+}
+
+// Certificate is a certificate on this machine.
+type Certificate struct {
+	Path    string    `json:"path"`
+	Expires time.Time `json:"expires"`
+}
+
+// Healthy reports whether all units of the node run.
+func (s Status) Healthy() bool {
+	return len(s.Units) > 0 && !slices.ContainsFunc(s.Units, func(unit Unit) bool { return !unit.Active })
+}
+
+// collector gathers a Status; its fields are the paths and programs to look at.
+type collector struct {
+	record     string
+	kubeconfig string
+	socket     string
+	// certificates are patterns of PEM files.
+	certificates []string
+	detect       func() (host.Supervisor, error)
+}
+
+// Collect finds out how this node is doing.
+func Collect(ctx context.Context) Status {
+	c := collector{
+		record:     site.RecordPath,
+		kubeconfig: kubeadmconstants.GetKubeletKubeConfigPath(),
+		socket:     host.ContainerdSocket,
+		certificates: []string{
+			filepath.Join(kubeadmconstants.KubeletRunDirectory, "pki", "kubelet-client-current.pem"),
+			filepath.Join(kubeadmconstants.KubeletRunDirectory, "pki", "kubelet-server-current.pem"),
+			filepath.Join(kubeadmconstants.KubernetesDir, "pki", "*.crt"),
+			filepath.Join(kubeadmconstants.KubernetesDir, "pki", "etcd", "*.crt"),
+		},
+		detect: host.Detect,
+	}
+	return c.collect(ctx)
+}
+
+func (c collector) collect(ctx context.Context) Status {
+	var s Status
+	var mutex sync.Mutex
+	problem := func(err error) {
+		if err != nil {
+			mutex.Lock()
+			defer mutex.Unlock()
+			s.Problems = append(s.Problems, err.Error())
+		}
+	}
+	record, err := site.ReadRecord(c.record)
+	if errors.Is(err, os.ErrNotExist) {
+		err = errors.New("neither `skerry init` nor `skerry join` has made this machine a node")
+	}
+	problem(err)
+	s.Node = Node{Name: record.NodeName, Role: record.Role, Site: record.Site, From: "this machine's record", Since: record.Since}
+	s.APIServer = APIServer{Address: record.Server, LastReached: record.LastReached}
+
+	// Each task writes fields of its own.
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var tasks sync.WaitGroup
+	tasks.Go(func() {
+		units, err := c.units(ctx)
+		s.Units = units
+		problem(err)
+	})
+	tasks.Go(func() {
+		runtime, err := c.runtime(ctx)
+		s.Runtime = runtime
+		problem(err)
+	})
+	tasks.Go(func() {
+		certificates, err := readCertificates(c.certificates)
+		s.Certificates = certificates
+		problem(err)
+	})
+	tasks.Go(func() {
+		node, err := c.node(ctx, &s.APIServer, record.NodeName)
+		if err != nil {
+			s.APIServer.Error = err.Error()
+			return
+		}
+		s.APIServer.Reachable, s.APIServer.LastReached = true, time.Now().UTC().Truncate(time.Second)
+		s.Node.Site, s.Node.From = node.Labels[api.SiteLabel], "cluster"
+		s.Conditions = node.Status.Conditions
+	})
+	tasks.Go(func() {
+		kubelet, err := kubeletVersion(ctx)
+		problem(err)
+		s.Versions = []Version{{Program: "skerry", Version: componentversion.Get().GitVersion}}
+		if err == nil {
+			s.Versions = append(s.Versions, kubelet)
+		}
+	})
+	tasks.Wait()
+	if s.APIServer.Reachable && record.Role != "" {
+		record.LastReached = s.APIServer.LastReached
+		problem(site.WriteRecord(c.record, record))
+	}
+	slices.Sort(s.Problems)
+	return s
+}
+
+func (c collector) units(ctx context.Context) ([]Unit, error) {
+	supervisor, err := c.detect()
+	if err != nil {
+		return nil, err
+	}
+	var units []Unit
+	var problems []error
+	for _, name := range host.Units {
+		state, err := supervisor.Status(ctx, name)
+		if err != nil {
+			problems = append(problems, err)
+		}
+		units = append(units, Unit{
+			Name: name, Active: state.Active, PID: state.PID, Since: state.Since, Restarts: state.Restarts, LastExit: state.LastExit,
+		})
+	}
+	return units, errors.Join(problems...)
+}
+
+func (c collector) runtime(ctx context.Context) (Runtime, error) {
+	if _, err := os.Stat(c.socket); err != nil {
+		return Runtime{}, fmt.Errorf("containerd does not listen: %w", err)
+	}
+	store, err := images.Open(c.socket, patience)
+	if err != nil {
+		return Runtime{}, err
+	}
+	defer store.Close()
+	version, err := store.Version(ctx)
+	if err != nil {
+		return Runtime{}, err
+	}
+	names, err := store.List(ctx)
+	return Runtime{Version: version, Images: names}, err
+}
+
+// node reads this node's Node, and notes the API server's address.
+func (c collector) node(ctx context.Context, server *APIServer, name string) (*corev1.Node, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("the kubelet has no credentials yet: %w", err)
+	}
+	server.Address = config.Host
+	config.Timeout = patience
+	client, err := clientset.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client of %s: %w", c.kubeconfig, err)
+	}
+	return client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+}
+
+// readCertificates returns when the certificates in the files expire, the first
+// certificate of each. Files that are not there are left out.
+func readCertificates(patterns []string) ([]Certificate, error) {
+	var found []Certificate
+	var problems []error
+	for _, pattern := range patterns {
+		paths, err := filepath.Glob(pattern)
+		problems = append(problems, err)
+		for _, path := range paths {
+			expires, err := expiry(path)
+			if err != nil {
+				problems = append(problems, err)
+				continue
+			}
+			found = append(found, Certificate{Path: path, Expires: expires})
+		}
+	}
+	return found, errors.Join(problems...)
+}
+
+func expiry(path string) (time.Time, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading certificate: %w", err)
+	}
+	return parseExpiry(path, data)
+}
+
+func parseExpiry(path string, data []byte) (time.Time, error) {
+	for {
+		var block *pem.Block
+		block, data = pem.Decode(data)
+		if block == nil {
+			return time.Time{}, fmt.Errorf("no certificate in %s", path)
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("parsing certificate %s: %w", path, err)
+		}
+		return certificate.NotAfter, nil
+	}
+}
