@@ -1,0 +1,89 @@
+# Skerry: `make help` lists what can be made. Everything a target leaves behind
+# is under _output/, or goes with `make down`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+ARCH ?= $(shell go env GOHOSTARCH)
+export ARCH
+# Which end-to-end suite to run, and which of its cases (a regular expression).
+SUITE ?=
+RUN ?=
+# Which conformance tests to run (a regular expression over their names).
+FOCUS ?=
+
+##@ Main
+
+.PHONY: up
+up: build images ## Build everything, start a cloud and two sites here, and show a site going on without its cloud
+	hack/up.sh
+
+.PHONY: down
+down: ## Remove every sandbox and every trace of it
+	hack/down.sh
+
+.PHONY: test
+test: build images pristine ## Unit tests, upstream's tests of the patched packages, and the chosen end-to-end suites
+	hack/test.sh
+
+##@ Build
+
+.PHONY: deps
+deps: ## Install the Debian packages that building and running need
+	hack/deps.sh
+
+.PHONY: kubernetes
+kubernetes: ## Make the patched Kubernetes tree in _output/kubernetes
+	hack/kubernetes.sh
+
+.PHONY: build
+build: deps ## Build all binaries into _output/$(ARCH)/bin (ARCH=arm64 cross-builds)
+	hack/build.sh
+	hack/build-parts.sh
+
+.PHONY: pristine
+pristine: ## Build the unpatched Kubernetes components, the control of tests and benchmarks
+	hack/build-pristine.sh
+
+.PHONY: images
+images: build pristine ## Write the container images as OCI archives, for the product and for tests
+	hack/build-images.sh --test
+
+##@ Check
+
+.PHONY: verify
+verify: ## Format, vet, lint, patches, generated files, dependency rules, docs links (seconds)
+	hack/verify.sh
+
+.PHONY: update
+update: ## Write again what is generated
+	hack/update.sh
+
+.PHONY: e2e
+e2e: build images pristine ## Run one end-to-end suite: make e2e SUITE=hold [RUN=regexp]
+	hack/e2e.sh '$(SUITE)' '$(RUN)'
+
+.PHONY: conformance
+conformance: build images ## Run upstream's conformance tests: make conformance FOCUS='\[sig-node\] Pods.*\[Conformance\]'
+	hack/conformance.sh '$(FOCUS)'
+
+.PHONY: bench
+bench: build images pristine ## Measure against upstream in the same run: tables, and JSON under _output/bench
+	hack/bench.sh
+
+##@ Other
+
+.PHONY: release
+release: build images ## Pack binaries, CNI plugins and images into _output/release, with checksums
+	hack/release.sh
+
+.PHONY: clean
+clean: down ## Remove _output
+	chmod -R u+w _output 2>/dev/null || true
+	rm -rf _output go.work go.work.sum
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

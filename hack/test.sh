@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# All tests that a change must pass: unit tests, upstream's own tests of what is
+# patched, the drop-in checks, and the end-to-end suites that prove most per minute.
+source "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+step() { printf '\n=== %s (%d s since the start)\n' "$*" "$SECONDS"; }
+
+step "unit tests"
+go test ./...
+(cd build/images && GOWORK=off go test ./...)
+
+step "upstream's tests of the patched packages, in the patched tree"
+hack/test-upstream.sh
+
+step "the patched binaries take upstream's flags"
+hack/verify-flags.sh
+
+step "end to end: the sandbox"
+hack/e2e.sh sandbox
+
+step "end to end: the hold, the rows that prove most"
+hack/e2e.sh hold "${HOLD_RUN:-TestHold/(pristine|skerry)/(one-node-cut|site-cut|no-site-label)}"

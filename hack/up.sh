@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# The main job, told as it happens: a cloud and two sites on this machine, an
+# application in each, site west cut off its cloud, and nothing lost.
+source "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+export SKERRY_SANDBOX_ROOT=${SKERRY_SANDBOX_ROOT:-$OUT/sandbox}
+export PATH="$BIN:$PATH"
+export KUBECONFIG=$SKERRY_SANDBOX_ROOT/default/kubeconfig
+
+say() { printf '\n\033[1m[%3d s] %s\033[0m\n' "$SECONDS" "$*"; }
+show() { printf '  $ %s\n' "$*"; "$@" | sed 's/^/    /'; }
+fail() { printf '\nup: %s\n' "$*" >&2; echo "up: the sandbox is left running for a look: skerry sandbox status; make down removes it" >&2; exit 1; }
+
+# How long the link stays down: upstream's node monitor grace period (50 s), the
+# pods' toleration (15 s), the monitor's own period (5 s), and a margin.
+CUT_SECONDS=80
+
+if skerry sandbox status --name default >/dev/null 2>&1; then
+	fail "a sandbox named default exists already: make down first"
+fi
+
+say "Starting a cloud and two sites of two nodes each"
+skerry sandbox create --name default
+skerry sandbox load "$OUT/$ARCH/images/test/agnhost.tar" --site east
+skerry sandbox load "$OUT/$ARCH/images/test/agnhost.tar" --site west
+
+say "Deploying one application, and one client of it, in each site"
+show kubectl apply -f cluster/examples/hello-east.yaml -f cluster/examples/hello-west.yaml
+for d in hello-east hello-west client-east client-west; do
+	kubectl rollout status deployment/$d --timeout=120s >/dev/null || fail "deployment $d did not become ready: kubectl describe deployment $d"
+done
+show kubectl get pods -o wide
+pods_before=$(kubectl get pods -l 'app in (hello-west,client-west)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort)
+client_node=$(kubectl get pods -l app=client-west -o jsonpath='{.items[0].spec.nodeName}')
+
+# What the client in west wrote, read on its own node: the cloud cannot be asked.
+client_log() { skerry sandbox exec "$client_node" -- sh -c 'cat /var/log/pods/default_client-west-*/client/*.log'; }
+# served_since T counts "served" and "not served" lines after second T.
+served_since() { client_log | awk -v t="$1" '$4 >= t { if ($5 == "served") s++; else n++ } END { printf "%d served, %d not served", s, n }'; }
+
+say "Cutting site west off its cloud for $CUT_SECONDS s (upstream would mark its nodes after 50 s and evict 15 s later)"
+cut_at=$(date +%s)
+show skerry sandbox link west --cut
+for ((left = CUT_SECONDS; left > 0; left -= 10)); do
+	sleep $((left < 10 ? left : 10))
+	printf '    %2d s left: %s\n' $((left > 10 ? left - 10 : 0)) "$(kubectl get nodes -L skerry.dev/site --no-headers | awk '{printf "%s=%s ", $1, $2}')"
+done
+
+say "What the cloud thinks now: west's nodes are NotReady, tainted NoSchedule only, and held"
+show kubectl get nodes -L skerry.dev/site
+show kubectl get nodes -l skerry.dev/site=west -o 'custom-columns=NODE:.metadata.name,TAINTS:.spec.taints[*].effect'
+show kubectl get events --field-selector reason=NodeHeld -o 'custom-columns=NODE:.involvedObject.name,MESSAGE:.message'
+taints=$(kubectl get nodes -l skerry.dev/site=west -o jsonpath='{range .items[*]}{.spec.taints[*].effect}{"\n"}{end}')
+grep -q NoSchedule <<<"$taints" || fail "the nodes of west carry no NoSchedule taint: was the link really cut?"
+! grep -q NoExecute <<<"$taints" || fail "a node of west carries a NoExecute taint: its pods are being evicted"
+
+pods_after=$(kubectl get pods -l 'app in (hello-west,client-west)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort)
+[ "$pods_before" = "$pods_after" ] || fail "pods of west were evicted or replaced"
+ready=$(kubectl get endpointslices -l kubernetes.io/service-name=hello-west -o jsonpath='{.items[*].endpoints[*].conditions.ready}')
+[ "$ready" = "true true" ] || fail "endpoints of hello-west are no longer ready: $ready"
+say "Nothing was evicted: the same pods as before, both endpoints ready"
+show kubectl get pods -l 'app in (hello-west,client-west)' -o wide
+
+served=$(served_since "$cut_at")
+say "West's own client, read on its node, since the cut: $served"
+[[ $served != 0\ served* && $served == *" 0 not served" ]] || fail "the client in west was not served all the time: $served"
+
+say "Healing the link"
+show skerry sandbox link west --heal
+kubectl wait --for=condition=Ready node --all --timeout=90s >/dev/null || fail "not every node became Ready again: kubectl get nodes"
+show kubectl get nodes -L skerry.dev/site
+pods_healed=$(kubectl get pods -l 'app in (hello-west,client-west)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort)
+[ "$pods_before" = "$pods_healed" ] || fail "pods of west were replaced after healing"
+
+say "Done: site west was without its cloud for $CUT_SECONDS s, and its pods never noticed"
+cat <<EOT
+
+The cluster is up. Try:
+  export PATH=$BIN:\$PATH KUBECONFIG=$KUBECONFIG
+  kubectl get nodes -L skerry.dev/site
+  skerry sandbox status
+  skerry sandbox link east --delay 200ms --loss 10%
+  skerry sandbox reboot east-1
+  skerry sandbox shell west-1
+  skerry sandbox --help
+make down removes every trace.
+EOT

@@ -1,0 +1,29 @@
+// Command bench makes a sandbox, measures in it what Skerry costs, prints the
+// table, keeps it as JSON and removes the sandbox. It ends with 0 whether or
+// not goals are met.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	var o options
+	flag.StringVar(&o.out, "out", "_output/bench", "folder for the results")
+	flag.IntVar(&o.pairs, "pairs", 3, "how often memory is measured, patched and pristine")
+	flag.DurationVar(&o.settle, "settle", 20*time.Second, "time from a component's start to the memory measured")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, o, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}

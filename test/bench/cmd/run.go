@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"skerry.dev/skerry/pkg/sandbox"
+	"skerry.dev/skerry/pkg/sandbox/spec"
+	"skerry.dev/skerry/test/bench"
+	"skerry.dev/skerry/test/bench/components"
+)
+
+// description of the sandbox that is measured: the smallest one with an edge.
+const description = `
+name: bench
+sites:
+- name: edge
+  nodes: 1
+`
+
+const (
+	createGoal = 120 // seconds
+	// nodeGoal in MiB is half of the smallest computer that one would make a node.
+	nodeGoal = 256
+	// After this time a new node does what it always does.
+	nodeSettle  = 15 * time.Second
+	nodeSamples = 10
+)
+
+type options struct {
+	out    string
+	pairs  int
+	settle time.Duration
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	began := time.Now()
+	if o.pairs < 1 {
+		return fmt.Errorf("-pairs %d: at least 1", o.pairs)
+	}
+	places, err := sandbox.FindPlaces(sandbox.Places{})
+	if err != nil {
+		return err
+	}
+	logs := filepath.Join(o.out, "logs")
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "bench: %d processors, load average %s; other work at the same time shows in start-up times\n", runtime.NumCPU(), load())
+	box, creation, err := create(ctx, places, out)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		removal := bench.Step(out, "removing the sandbox", func() error { return sandbox.Delete(places.Root, box.Name()) })
+		err = errors.Join(err, removal)
+	}()
+	memory, err := nodeMemory(ctx, box, out)
+	if err != nil {
+		return err
+	}
+	ofSandbox := []bench.Row{creation, memory}
+	ofComponents, err := components.Measure(ctx, components.Options{
+		Box: box, Dist: places.Dist, Logs: logs, Pairs: o.pairs, Settle: o.settle, Out: out,
+	})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(bench.Save(o.out, "sandbox", ofSandbox), bench.Save(o.out, "components", ofComponents)); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nAfter %.0f s; control: upstream's binary in the same place, in the same run\n", time.Since(began).Seconds())
+	return bench.Print(out, append(ofSandbox, ofComponents...))
+}
+
+// create makes the sandbox, and a row of the time that took.
+func create(ctx context.Context, places sandbox.Places, out io.Writer) (*sandbox.Sandbox, bench.Row, error) {
+	s, err := spec.Parse([]byte(description))
+	if err != nil {
+		return nil, bench.Row{}, err
+	}
+	if _, err := os.Stat(filepath.Join(places.Root, s.Name)); err == nil {
+		err := bench.Step(out, "removing the sandbox of an earlier run", func() error { return sandbox.Delete(places.Root, s.Name) })
+		if err != nil {
+			return nil, bench.Row{}, err
+		}
+	}
+	self := filepath.Join(places.Dist, "bin", "skerry")
+	if _, err := os.Stat(self); err != nil {
+		return nil, bench.Row{}, fmt.Errorf("Skerry is not built (`make build`): %w", err)
+	}
+	began := time.Now()
+	box, err := sandbox.Create(ctx, s, sandbox.Options{Places: places, Self: self, Out: out})
+	if err != nil {
+		return nil, bench.Row{}, err
+	}
+	took := time.Since(began).Seconds()
+	return box, bench.Alone("sandbox creation, one cloud and one edge node", "s", took, createGoal), nil
+}
+
+// nodeMemory measures what a whole edge node takes that has nothing to do but
+// to be one. Pages of program files are charged to whoever read them first on
+// this host: mostly not to the node.
+func nodeMemory(ctx context.Context, box *sandbox.Sandbox, out io.Writer) (bench.Row, error) {
+	machines := box.Spec.Machines()
+	m, err := box.Machine(machines[len(machines)-1].Name)
+	if err != nil {
+		return bench.Row{}, err
+	}
+	var values []float64
+	err = bench.Step(out, "memory of edge node "+m.Name, func() error {
+		wait := nodeSettle
+		for range nodeSamples {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			used, err := m.Cgroup.Memory()
+			if err != nil {
+				return err
+			}
+			values = append(values, float64(used)/(1<<20))
+			wait = 500 * time.Millisecond
+		}
+		return nil
+	})
+	if err != nil {
+		return bench.Row{}, err
+	}
+	return bench.Alone("edge node without pods, whole machine", "MiB", bench.Median(values), nodeGoal), nil
+}
+
+// load is the load average of the last minute.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
+}
