@@ -1,9 +1,9 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -97,35 +97,49 @@ func runPolicies(c workflow.RunData) error {
 	return nil
 }
 
-// waitEnforced proves that the policies work: a token of one site must not be
-// able to create a Node of another. Nothing is stored.
+// probe is the name of the Node, of the site and of the token that try the
+// policies.
+const probe = "skerry-policy-probe"
+
+// waitEnforced proves that each policy works, on what it must forbid and on
+// what it must not. Nothing is stored.
 func waitEnforced(admin *rest.Config) error {
-	config := rest.CopyConfig(admin)
-	config.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:bootstrap:probe0",
-		Groups:   append(site.GroupsOf("probe"), "system:bootstrappers", "system:authenticated"),
+	as := func(user string, groups ...string) (clientset.Interface, error) {
+		config := rest.CopyConfig(admin)
+		config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: append(groups, "system:authenticated")}
+		return clientset.NewForConfig(config)
 	}
-	client, err := clientset.NewForConfig(config)
+	token, err := as("system:bootstrap:probe0", append(site.GroupsOf(probe), "system:bootstrappers")...)
 	if err != nil {
 		return fmt.Errorf("making a client to try the policies: %w", err)
 	}
+	kubelet, err := as("system:node:"+probe, "system:nodes")
+	if err != nil {
+		return fmt.Errorf("making a client to try the policies: %w", err)
+	}
+	plain := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: probe}}
+	tries := []struct {
+		what    string
+		client  clientset.Interface
+		node    *corev1.Node
+		policy  string
+		allowed bool
+	}{
+		{"a token can create a Node of its own site", token, site.NewNode(probe, probe, nil, nil), cluster.BootstrapPolicy, true},
+		{"a token can create a Node of another site", token, site.NewNode(probe, "other", nil, nil), cluster.BootstrapPolicy, false},
+		{"a kubelet can create its Node", kubelet, plain, cluster.NodePolicy, true},
+		{"a kubelet can give itself a site", kubelet, site.NewNode(probe, probe, nil, nil), cluster.NodePolicy, false},
+	}
 	var last error
 	err = until(enforceTimeout, func(ctx context.Context) (bool, error) {
-		mine, err := tryCreate(ctx, client, "probe")
-		if err != nil {
-			last = fmt.Errorf("a token cannot create a Node of its own site: %w", err)
-			return false, nil
+		for _, try := range tries {
+			allowed, err := tryCreate(ctx, try.client, try.node, try.policy)
+			if err != nil || allowed != try.allowed {
+				last = fmt.Errorf("trying whether %s: %w", try.what, cmp.Or(err, fmt.Errorf("it is %v", allowed)))
+				return false, nil
+			}
 		}
-		others, err := tryCreate(ctx, client, "other")
-		switch {
-		case err != nil:
-			last = err
-		case others:
-			last = errors.New("a token can create a Node of another site")
-		case !mine:
-			last = errors.New("a token cannot create a Node of its own site")
-		}
-		return mine && !others && err == nil, nil
+		return true, nil
 	})
 	if err != nil {
 		return fmt.Errorf("the admission policies of sites are stored, but not enforced %w: %w", err, last)
@@ -133,15 +147,14 @@ func waitEnforced(admin *rest.Config) error {
 	return nil
 }
 
-// tryCreate reports whether the policies let the client create a Node of the
-// site. The Node is not stored.
-func tryCreate(ctx context.Context, client clientset.Interface, siteName string) (bool, error) {
-	node := site.NewNode("skerry-policy-probe", siteName, nil, []corev1.Taint{})
+// tryCreate reports whether the policy lets the client create the Node, which
+// is not stored.
+func tryCreate(ctx context.Context, client clientset.Interface, node *corev1.Node, policy string) (bool, error) {
 	_, err := client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	if err == nil || apierrors.IsAlreadyExists(err) {
 		return true, nil
 	}
-	if (apierrors.IsForbidden(err) || apierrors.IsInvalid(err)) && strings.Contains(err.Error(), cluster.BootstrapPolicy) {
+	if (apierrors.IsForbidden(err) || apierrors.IsInvalid(err)) && strings.Contains(err.Error(), policy) {
 		return false, nil
 	}
 	return false, err

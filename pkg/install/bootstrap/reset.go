@@ -155,7 +155,7 @@ func removePods(data ResetData) error {
 		return fmt.Errorf("%w; run reset again", err)
 	}
 	say(data, "reset", "%d pods removed in %.1f s", count, time.Since(start).Seconds())
-	return undo.UnmountBelow(kubeadmconstants.KubeletRunDirectory)
+	return errors.Join(undo.UnmountBelow(kubeadmconstants.KubeletRunDirectory), undo.PodCgroups(ctx))
 }
 
 func reviveContainerd(data ResetData, socket string) error {
@@ -171,14 +171,20 @@ func reviveContainerd(data ResetData, socket string) error {
 	return waitForRuntime(socket, runtimeTimeout)
 }
 
+// kubeletPlugins is a folder that the kubelet makes for volume plugins of users.
+const kubeletPlugins = "/usr/libexec/kubernetes/kubelet-plugins"
+
 // cleanupNode removes what kubeadm's phases wrote. Upstream's own phase also
 // looks for a kubelet's service, in an init system that need not be there.
 func cleanupNode(data ResetData) error {
 	in := func(names ...string) string {
 		return filepath.Join(append([]string{kubeadmconstants.KubernetesDir}, names...)...)
 	}
-	if err := undo.Tree(kubeadmconstants.KubeletRunDirectory); err != nil {
-		return err
+	// A kubelet counts the restarts of a container by the logs it finds.
+	for _, dir := range []string{kubeadmconstants.KubeletRunDirectory, "/var/log/pods", "/var/log/containers"} {
+		if err := undo.Tree(dir); err != nil {
+			return err
+		}
 	}
 	dirs := []string{in(kubeadmconstants.ManifestsSubDirName), data.CertificatesDir()}
 	if data.CleanupTmpDir() {
@@ -198,7 +204,11 @@ func cleanupNode(data ResetData) error {
 			return fmt.Errorf("removing a kubeconfig: %w", err)
 		}
 	}
-	say(data, "reset", "Emptied %s; removed the kubeconfigs of %s", strings.Join(append(dirs, kubeadmconstants.KubeletRunDirectory), ", "), kubeadmconstants.KubernetesDir)
+	say(data, "reset", "Emptied %s; removed the kubeconfigs of %s and the logs of pods", strings.Join(append(dirs, kubeadmconstants.KubeletRunDirectory), ", "), kubeadmconstants.KubernetesDir)
+	undo.EmptyDirs(
+		in(kubeadmconstants.ManifestsSubDirName), in("pki"), in(), kubeadmapiv1.DefaultEtcdDataDir,
+		kubeletPlugins+"/volume/exec", kubeletPlugins+"/volume", kubeletPlugins, filepath.Dir(kubeletPlugins),
+	)
 	if cfg := data.Cfg(); cfg != nil && features.Enabled(cfg.FeatureGates, features.RootlessControlPlane) {
 		if err := users.RemoveUsersAndGroups(); err != nil {
 			return fmt.Errorf("removing the users of the rootless control plane: %w", err)
@@ -219,16 +229,21 @@ func removeNetwork(data ResetData) error {
 	} {
 		problems = append(problems, os.RemoveAll(path))
 	}
-	// Another plugin may keep its allocations beside ours.
-	for _, dir := range []string{cni.DataDir, filepath.Dir(cni.DataDir)} {
-		_ = os.Remove(dir)
-	}
+	// Another plugin may keep its files beside ours.
+	undo.EmptyDirs(cni.DataDir, filepath.Dir(cni.DataDir), cni.ConfDir, filepath.Dir(cni.ConfDir))
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("removing the pod network: %w", err)
 	}
 	say(data, "reset", "The pod network and the rules of kube-proxy are removed")
 	return nil
 }
+
+// What containerd makes outside of its root and state: a socket for plugins of
+// users, and folders for more programs.
+const (
+	nriSocket        = "/run/nri/nri.sock"
+	containerdExtras = "/opt/containerd"
+)
 
 func removeContainerd(data ResetData) error {
 	if !ownsContainerd(data.CRISocketPath()) {
@@ -247,9 +262,15 @@ func removeContainerd(data ResetData) error {
 			return err
 		}
 	}
-	if err := os.Remove(host.ContainerdConfig); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("removing containerd's configuration: %w", err)
+	for _, file := range []string{host.ContainerdConfig, nriSocket} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing a file of containerd: %w", err)
+		}
 	}
+	undo.EmptyDirs(
+		host.ContainerdDropIns, filepath.Dir(host.ContainerdConfig), filepath.Dir(nriSocket),
+		containerdExtras+"/bin", containerdExtras+"/lib", containerdExtras,
+	)
 	say(data, "reset", "containerd's images, containers and configuration are removed")
 	return nil
 }

@@ -6,14 +6,86 @@ import (
 	"strings"
 	"time"
 
+	clientset "k8s.io/client-go/kubernetes"
 	componentversion "k8s.io/component-base/version"
 	kubeadmapi "k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm"
 	"k8s.io/kubernetes/cmd/kubeadm/app/cmd/phases/workflow"
+	"k8s.io/kubernetes/cmd/kubeadm/app/preflight"
 	kubeconfigutil "k8s.io/kubernetes/cmd/kubeadm/app/util/kubeconfig"
 
 	"skerry.dev/api"
 	"skerry.dev/skerry/pkg/install/site"
 )
+
+// NewDiscoverPhase finds the cluster, which may refuse this machine before
+// anything is changed on it.
+func NewDiscoverPhase(args string) workflow.Phase {
+	return workflow.Phase{
+		Name:         "discover" + args,
+		Short:        "Find the cluster and ask whether it takes this machine",
+		Long:         "Find the cluster and check that it is the right one; ask it which site the token belongs to, and whether another machine has this node's name. What stops a join for one of these reasons has changed nothing on this machine.",
+		InheritFlags: append([]string{SiteFlag}, discoveryFlags...),
+		Run:          runDiscover,
+	}
+}
+
+func runDiscover(c workflow.RunData) error {
+	data, err := dataOf[JoinData]("discover", c)
+	if err != nil {
+		return err
+	}
+	if err := preflight.RunRootCheckOnly(data.IgnorePreflightErrors()); err != nil {
+		return err
+	}
+	if data.DryRun() {
+		say(data, "discover", "Would ask the cluster whether it takes this machine")
+		return nil
+	}
+	say(data, "discover", "Looking for the cluster, for up to %s", data.Cfg().Timeouts.Discovery.Duration)
+	one, err := newCandidate(data)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	if err := site.CheckExisting(ctx, one.client, one.name, one.site); err != nil {
+		return err
+	}
+	return refuseReadyNode(data)
+}
+
+// candidate is this machine as the cluster sees it before it joins.
+type candidate struct {
+	client clientset.Interface // with the bootstrap credentials
+	server string
+	name   string
+	site   string // "" is the cloud
+}
+
+// newCandidate asks the API server which site this machine would join.
+func newCandidate(data JoinData) (candidate, error) {
+	var one candidate
+	var err error
+	if one.name, err = NodeName(data.Registration()); err != nil {
+		return one, err
+	}
+	bootstrap, err := data.TLSBootstrapCfg()
+	if err != nil {
+		return one, err
+	}
+	one.server = serverOf(bootstrap)
+	if one.client, err = kubeconfigutil.ToClientSet(bootstrap); err != nil {
+		return one, fmt.Errorf("making a client of the bootstrap credentials: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	groups, err := site.Groups(ctx, one.client)
+	if err != nil {
+		return one, err
+	}
+	one.site, err = site.Decide(groups, data.RequestedSite())
+	return one, err
+}
 
 // NewSitePhase learns the site from the token and creates the Node of a site's
 // node before its kubelet does.
@@ -36,50 +108,34 @@ func runSite(c workflow.RunData) error {
 	if err != nil {
 		return err
 	}
-	name, err := NodeName(data.Registration())
-	if err != nil {
-		return err
-	}
-	bootstrap, err := data.TLSBootstrapCfg()
-	if err != nil {
-		return err
-	}
 	if data.DryRun() {
-		say(data, "site", "Would ask the API server for the token's site and create Node %s in it", name)
+		say(data, "site", "Would ask the API server for the token's site and create this machine's Node in it")
 		return nil
 	}
-	client, err := kubeconfigutil.ToClientSet(bootstrap)
+	one, err := newCandidate(data)
 	if err != nil {
-		return fmt.Errorf("making a client of the bootstrap credentials: %w", err)
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
 	defer cancel()
-	groups, err := site.Groups(ctx, client)
-	if err != nil {
-		return err
-	}
-	mine, err := site.Decide(groups, data.RequestedSite())
-	if err != nil {
-		return err
-	}
-	if mine == "" {
-		if err := site.CheckExisting(ctx, client, name, ""); err != nil {
+	if one.site == "" {
+		if err := site.CheckExisting(ctx, one.client, one.name, ""); err != nil {
 			return err
 		}
-		say(data, "site", "The token has no site: %s joins as a cloud node", name)
+		say(data, "site", "The token has no site: %s joins as a cloud node", one.name)
 	} else {
-		created, err := site.EnsureNode(ctx, client, site.NewNode(name, mine, userLabels, data.Registration().Taints))
+		created, err := site.EnsureNode(ctx, one.client, site.NewNode(one.name, one.site, userLabels, data.Registration().Taints))
 		if err != nil {
 			return err
 		}
 		if created {
-			say(data, "site", "Created Node %s in site %s", name, mine)
+			say(data, "site", "Created Node %s in site %s", one.name, one.site)
 		} else {
-			say(data, "site", "Node %s is in site %s already", name, mine)
+			say(data, "site", "Node %s is in site %s already", one.name, one.site)
 		}
 	}
-	data.SetSite(mine)
-	return recordNode(site.Record{Role: site.RoleWorker, NodeName: name, Site: mine, Server: serverOf(bootstrap)})
+	data.SetSite(one.site)
+	return recordNode(site.Record{Role: site.RoleWorker, NodeName: one.name, Site: one.site, Server: one.server})
 }
 
 // UserLabels returns the labels that the user gives the node through the

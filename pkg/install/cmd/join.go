@@ -67,6 +67,7 @@ func NewJoinCommand() *cobra.Command {
 	opts.addFlags(command.Flags())
 	const endpoint = " [api-server-endpoint]"
 	for _, phase := range []workflow.Phase{
+		bootstrap.NewDiscoverPhase(endpoint),
 		bootstrap.NewHostPhase(endpoint),
 		bootstrap.NewImagesPhase(endpoint),
 		bootstrap.NewJoinPreflightPhase(),

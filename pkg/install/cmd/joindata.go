@@ -157,7 +157,7 @@ func (d *joinData) TLSBootstrapCfg() (*clientcmdapi.Config, error) {
 	if d.bootstrap == nil {
 		found, err := discovery.For(nil, d.cfg)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("finding the cluster: %w; check the address, and the token: one that is mistyped, deleted or expired fails here, and `skerry token create` on the control plane makes another", err)
 		}
 		d.bootstrap = found
 	}

@@ -176,7 +176,16 @@ func PodNamespaces() error {
 			problems = append(problems, fmt.Errorf("removing %s: %w", path, err))
 		}
 	}
+	EmptyDirs(netnsDir)
 	return errors.Join(problems...)
+}
+
+// EmptyDirs removes those folders that nothing is in; give the inner before the
+// outer ones. Others may have files there, so a folder that stays is no error.
+func EmptyDirs(dirs ...string) {
+	for _, dir := range dirs {
+		_ = unix.Rmdir(dir)
+	}
 }
 
 // Tree unmounts everything mounted below the folder and removes the folder. A
