@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -31,6 +32,13 @@ func (s *Sandbox) Client() (kubernetes.Interface, error) {
 		return nil, err
 	}
 	return kubernetes.NewForConfig(config)
+}
+
+// Adopt makes the cluster that `skerry init` made in the first machine the
+// sandbox's own: the host gets a kubeconfig, and Status and Repair know of it.
+func (s *Sandbox) Adopt() error {
+	s.meta.Cluster = true
+	return errors.Join(s.writeKubeconfig(), s.save())
 }
 
 // writeKubeconfig turns the administrator's file of the control plane into one

@@ -60,6 +60,9 @@ func Create(ctx context.Context, description *spec.Spec, o Options) (_ *Sandbox,
 			err = fmt.Errorf("%w\nAll logs: %s", err, kept)
 		}
 	}()
+	if err := arrive(s.dir, func(text string) { fmt.Fprintln(o.Out, " !", text) }); err != nil {
+		return nil, err
+	}
 	if err := steps.run("network and machines", func() error { return s.bootAll(ctx) }); err != nil {
 		return nil, err
 	}
@@ -112,17 +115,21 @@ func prepare(description *spec.Spec, o Options) (*Sandbox, func(), error) {
 		return nil, nil, fmt.Errorf("sandbox %q exists; look at it with `skerry sandbox status --name %s` or remove it with `skerry sandbox delete --name %s`", copied.Name, copied.Name, copied.Name)
 	}
 	s := &Sandbox{Spec: &copied, dir: dir, meta: meta{Spec: &copied, Dist: dist, Self: self, Created: time.Now()}}
-	for _, m := range copied.Machines() {
-		if err := os.MkdirAll(filepath.Join(dir, machinesDir, m.Name), 0o750); err != nil {
-			unlock()
-			return nil, nil, err
-		}
-	}
-	if err := errors.Join(os.MkdirAll(s.LogDir(), 0o750), s.save()); err != nil {
+	if err := s.makeFolders(); err != nil {
+		_ = os.RemoveAll(dir)
 		unlock()
 		return nil, nil, err
 	}
 	return s, unlock, nil
+}
+
+func (s *Sandbox) makeFolders() error {
+	for _, m := range s.Spec.Machines() {
+		if err := os.MkdirAll(filepath.Join(s.dir, machinesDir, m.Name), 0o750); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.MkdirAll(s.LogDir(), 0o750), s.save())
 }
 
 func (s *Sandbox) bootAll(ctx context.Context) error {

@@ -40,8 +40,7 @@ func remove(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("deleting sandbox %q: %w", filepath.Base(dir), err)
 	}
-	cgroup.Group(cgroupTop).RemoveIfEmpty()
-	return nil
+	return depart()
 }
 
 // stop ends all processes of a sandbox and removes their control groups.

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	initFile = "/etc/skerry/init.yaml"
-	joinFile = "/etc/skerry/join.yaml"
 	// joinsAtOnce is how many machines join at a time: each needs about one
 	// processor for most of it.
 	joinsAtOnce = 4
@@ -33,19 +31,16 @@ const (
 func (s *Sandbox) form(ctx context.Context, p *steps) error {
 	machines := s.Spec.Machines()
 	first := machines[0]
-	for _, m := range machines {
-		if err := s.writeConfigFiles(m); err != nil {
-			return err
-		}
+	if err := s.WriteConfigFiles(); err != nil {
+		return err
 	}
-	s.meta.Cluster = true
 	err := p.run("skerry init on "+first.Name, func() error {
-		return s.runLogged(ctx, initTimeout, first.Name, "skerry", "init", "--config", initFile)
+		return s.runLogged(ctx, initTimeout, first.Name, "skerry", "init", "--config", InitFile)
 	})
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.writeKubeconfig(), s.save()); err != nil {
+	if err := s.Adopt(); err != nil {
 		return err
 	}
 	if len(machines) > 1 {
@@ -56,7 +51,7 @@ func (s *Sandbox) form(ctx context.Context, p *steps) error {
 	if err := p.run("routes to pods", func() error { return s.waitForPodRanges(ctx, len(machines)) }); err != nil {
 		return err
 	}
-	return p.run("all nodes Ready, cluster DNS answers", func() error { return s.waitReady(ctx, len(machines)) })
+	return p.run("all nodes Ready, cluster DNS available", func() error { return s.waitReady(ctx, len(machines)) })
 }
 
 // runLogged runs a command in a machine with its output in a log file. The
@@ -142,7 +137,7 @@ func (s *Sandbox) joinAll(ctx context.Context, machines []spec.Machine) error {
 				return
 			}
 			err := s.runLogged(ctx, joinTimeout, m.Name, "skerry", "join", apiEndpoint(first), "--token", tokens[m.Site],
-				"--discovery-token-ca-cert-hash", hash, "--config", joinFile)
+				"--discovery-token-ca-cert-hash", hash, "--config", JoinFile)
 			if err != nil {
 				cancel(err)
 			}

@@ -20,15 +20,31 @@ import (
 // doc is one document of a kubeadm configuration file.
 type doc map[string]any
 
-// writeConfigFiles puts what `skerry init` and `skerry join` read onto a
-// machine's disk.
+// Configuration files in the machines, for --config of `skerry init` and
+// `skerry join`.
+const (
+	InitFile = "/etc/skerry/init.yaml"
+	JoinFile = "/etc/skerry/join.yaml"
+)
+
+// WriteConfigFiles puts what `skerry init` and `skerry join` read onto the disks
+// of all machines.
+func (s *Sandbox) WriteConfigFiles() error {
+	for _, m := range s.Spec.Machines() {
+		if err := s.writeConfigFiles(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *Sandbox) writeConfigFiles(m spec.Machine) error {
 	disk := s.machineConfig(m).Disk()
 	files := map[string][]doc{}
 	if m.Index == 0 {
-		files[initFile] = s.initDocuments(m)
+		files[InitFile] = s.initDocuments(m)
 	} else {
-		files[joinFile] = joinDocuments(m)
+		files[JoinFile] = joinDocuments(m)
 	}
 	for name, docs := range files {
 		var texts []string
@@ -69,7 +85,7 @@ const (
 func (s *Sandbox) initDocuments(m spec.Machine) []doc {
 	cluster := doc{
 		"apiVersion": kubeadmAPI, "kind": "ClusterConfiguration",
-		"clusterName":          s.Name(),
+		"clusterName":          "sandbox-" + s.Name(),
 		"controlPlaneEndpoint": apiEndpoint(m),
 		"networking":           doc{"podSubnet": s.Spec.PodSubnet, "serviceSubnet": s.Spec.ServiceSubnet},
 	}
@@ -135,7 +151,15 @@ func joinDocuments(m spec.Machine) []doc {
 
 // kubeletDocument holds for all nodes: kubeadm hands it to those that join.
 func (s *Sandbox) kubeletDocument() doc {
-	d := doc{"apiVersion": kubeletAPI, "kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs"}
+	d := doc{
+		"apiVersion": kubeletAPI, "kind": "KubeletConfiguration", "cgroupDriver": "cgroupfs",
+		// All machines share the host's disk: a full one is no reason to evict
+		// pods, nor to remove images, which nothing here could pull again.
+		"evictionHard": doc{
+			"memory.available": "100Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+		},
+		"imageGCHighThresholdPercent": 100,
+	}
 	if !cgroup.Unified() {
 		d["failCgroupV1"] = false
 	}

@@ -12,21 +12,24 @@ import (
 // lock makes sure that one command at a time makes, deletes or switches a
 // sandbox. The returned function unlocks.
 func lock(root, name string) (func(), error) {
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	unlock, err := lockFile(filepath.Join(root, "."+name+".lock"), unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("another command is making or deleting sandbox %q; wait for it to end", name)
+	}
+	return unlock, err
+}
+
+// lockFile makes and locks a file; unlocking removes it.
+func lockFile(file string, flags int) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return nil, err
 	}
-	file := filepath.Join(root, "."+name+".lock")
 	for {
 		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o640)
 		if err != nil {
 			return nil, err
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("another command is making or deleting sandbox %q; wait for it to end", name)
-		}
-		if err != nil {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|flags); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("locking %s: %w", file, err)
 		}

@@ -53,6 +53,7 @@ const (
 	fabricPIDFile  = "fabric-pid.json"
 	fabricState    = "fabric-state.json"
 	fabricLog      = "fabric.log"
+	fabricLock     = "fabric.lock"
 	machinesDir    = "machines"
 	logsDir        = "logs"
 )
@@ -161,6 +162,15 @@ func (s *Sandbox) ensureFabric(ctx context.Context) error {
 	if _, runs := fabricProcess(s.dir); runs {
 		return nil
 	}
+	// Of two commands that find it gone, one starts it.
+	unlock, err := lockFile(filepath.Join(s.dir, fabricLock), 0)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, runs := fabricProcess(s.dir); runs {
+		return nil
+	}
 	out, err := os.OpenFile(filepath.Join(s.dir, fabricLog), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
 	if err != nil {
 		return err
@@ -172,8 +182,11 @@ func (s *Sandbox) ensureFabric(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the network: %w", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // why it ended is in its log
+		close(ended)
+	}()
 	id, err := process.Find(cmd.Process.Pid)
 	if err == nil {
 		err = writeJSON(filepath.Join(s.dir, fabricPIDFile), id)

@@ -162,7 +162,7 @@ func tables(h Host, _ []string) error {
 func settings(h Host, _ []string) error {
 	for _, name := range []string{
 		"net/ipv4/ip_forward", "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
-		"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/netfilter/nf_conntrack_max", "fs/inotify/max_user_instances",
+		"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/netfilter/nf_conntrack_max",
 	} {
 		data, err := os.ReadFile("/proc/sys/" + name)
 		if errors.Is(err, fs.ErrNotExist) {

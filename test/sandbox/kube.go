@@ -42,6 +42,11 @@ func (s *Sandbox) Kubectl(args ...string) string {
 	return out
 }
 
+// TryKubectl runs kubectl on the host.
+func (s *Sandbox) TryKubectl(args ...string) (string, error) {
+	return s.kubectl(s.t.Context(), "", args...)
+}
+
 func (s *Sandbox) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()

@@ -140,27 +140,28 @@ func (n *Node) Processes() int {
 }
 
 // Kill ends every process of the machine that runs a program of this name,
-// those in containers too. The test fails if there is none.
+// those in containers too. The test fails if there is none for some seconds.
 func (n *Node) Kill(program string) {
 	n.s.t.Helper()
-	pids, err := n.Config().Cgroup.Processes()
-	n.s.must(err)
-	killed := 0
-	for _, pid := range pids {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	n.s.Eventually(10*time.Second, "killed "+program+" on "+n.m.Name, func() error {
+		pids, err := n.Config().Cgroup.Processes()
 		if err != nil {
-			continue // it ended by itself
+			return err
 		}
-		arg0, _, _ := strings.Cut(string(line), "\x00")
-		if filepath.Base(arg0) != program {
-			continue
+		killed := 0
+		for _, pid := range pids {
+			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if err != nil {
+				continue // it ended by itself
+			}
+			arg0, _, _ := strings.Cut(string(line), "\x00")
+			if filepath.Base(arg0) == program && syscall.Kill(pid, syscall.SIGKILL) == nil {
+				killed++
+			}
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err == nil {
-			killed++
+		if killed == 0 {
+			return fmt.Errorf("no process of %s runs %s", n.m.Name, program)
 		}
-	}
-	if killed == 0 {
-		n.s.t.Fatalf("no process of %s runs %s", n.m.Name, program)
-	}
-	n.s.Step("killed %s on %s", program, n.m.Name)
+		return nil
+	})
 }

@@ -364,15 +364,20 @@ func (g Group) Remove(timeout time.Duration) error {
 	return nil
 }
 
-// RemoveIfEmpty removes the group if nothing is below it.
-func (g Group) RemoveIfEmpty() {
+// RemoveIfEmpty removes the group unless something is below it, and reports
+// whether it is gone.
+func (g Group) RemoveIfEmpty() bool {
 	all, err := Hierarchies()
 	if err != nil {
-		return
+		return false
 	}
+	gone := true
 	for _, h := range all {
-		_ = unix.Rmdir(filepath.Join(h.Mount, string(g)))
+		if err := unix.Rmdir(filepath.Join(h.Mount, string(g))); err != nil && !errors.Is(err, unix.ENOENT) {
+			gone = false
+		}
 	}
+	return gone
 }
 
 // removeTree removes from the leaves up; the files in a group are not files.

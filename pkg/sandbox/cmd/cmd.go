@@ -5,6 +5,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -88,8 +89,9 @@ type power struct {
 
 func newPower(c *common, p power) *cobra.Command {
 	var site string
+	var all bool
 	cmd := &cobra.Command{
-		Use:     p.verb + " NODE... | --site SITE",
+		Use:     p.verb + " NODE... | --site SITE | --all",
 		Short:   p.short,
 		Example: fmt.Sprintf("  skerry sandbox %s east-1\n  skerry sandbox %s --site west", p.verb, p.verb),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -97,7 +99,7 @@ func newPower(c *common, p power) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			names, err := selected(s, args, site)
+			names, err := selected(s, args, site, all)
 			if err != nil {
 				return err
 			}
@@ -105,22 +107,27 @@ func newPower(c *common, p power) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&site, "site", "", "all machines of this site")
+	cmd.Flags().BoolVar(&all, "all", false, "all machines")
 	return cmd
 }
 
-// selected lists the machines that arguments or --site name.
-func selected(s *sandbox.Sandbox, args []string, site string) ([]string, error) {
-	switch {
-	case site != "" && len(args) > 0:
-		return nil, fmt.Errorf("name machines or --site %s, not both", site)
-	case site != "":
-		return s.MachineNames(site)
-	case len(args) == 0:
+// selected lists the machines that arguments, --site or --all name.
+func selected(s *sandbox.Sandbox, args []string, site string, all bool) ([]string, error) {
+	ways := 0
+	for _, used := range []bool{len(args) > 0, site != "", all} {
+		if used {
+			ways++
+		}
+	}
+	if ways != 1 {
 		names, err := s.MachineNames("")
 		if err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("name at least one machine, or --site; there are %v", names)
+		return nil, fmt.Errorf("name machines, or --site, or --all: one of them; there are %s", strings.Join(names, ", "))
 	}
-	return args, nil
+	if len(args) > 0 {
+		return args, nil
+	}
+	return s.MachineNames(site)
 }

@@ -35,7 +35,7 @@ func newExec(c *common) *cobra.Command {
 		Example: `  skerry sandbox exec east-1 -- ctr -n k8s.io containers ls
   echo hello | skerry sandbox exec east-1 -- tee /root/file`,
 		Args: cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error { return c.inside(cmd, args[0], args[1:]) },
+		RunE: func(_ *cobra.Command, args []string) error { return c.inside(args[0], args[1:]) },
 	}
 }
 
@@ -45,17 +45,17 @@ func newShell(c *common) *cobra.Command {
 		Short:   "Open a shell in a machine",
 		Example: "  skerry sandbox shell cloud-1",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
 			shell := "/bin/sh"
 			if _, err := os.Stat("/bin/bash"); err == nil {
 				shell = "/bin/bash"
 			}
-			return c.inside(cmd, args[0], []string{shell, "-l"})
+			return c.inside(args[0], []string{shell, "-l"})
 		},
 	}
 }
 
-func (c *common) inside(cmd *cobra.Command, name string, args []string) error {
+func (c *common) inside(name string, args []string) error {
 	s, err := c.open()
 	if err != nil {
 		return err
@@ -64,8 +64,9 @@ func (c *common) inside(cmd *cobra.Command, name string, args []string) error {
 	if err != nil {
 		return err
 	}
-	// The terminal's signals are for the command; we wait for it.
-	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT)
+	// The terminal's signals are for the command; we wait for it. Ignoring them
+	// instead would make the command ignore them too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGQUIT)
 	child, err := m.Start(machine.Command{Args: args, Env: s.Environment(name), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return err
@@ -79,8 +80,6 @@ func (c *common) inside(cmd *cobra.Command, name string, args []string) error {
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		code = 128 + int(status.Signal())
 	}
-	cmd.SilenceErrors = true
-	cmd.Root().SilenceErrors = true
 	return &ExitError{Code: code}
 }
 
@@ -137,12 +136,7 @@ func newLoad(c *common) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if site == "" && len(nodes) == 0 {
-				if nodes, err = s.MachineNames(""); err != nil {
-					return err
-				}
-			}
-			names, err := selected(s, nodes, site)
+			names, err := selected(s, nodes, site, site == "" && len(nodes) == 0)
 			if err != nil {
 				return err
 			}

@@ -1,19 +1,21 @@
 package cmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"skerry.dev/skerry/pkg/sandbox"
+	"skerry.dev/skerry/pkg/sandbox/spec"
 	"skerry.dev/skerry/pkg/sandbox/weaklink"
 )
 
 func newLink(c *common) *cobra.Command {
-	var set weaklink.Settings
-	var heal bool
-	var oneWay string
-	var nodes []string
+	o := &linkOptions{}
 	cmd := &cobra.Command{
 		Use:   "link SITE",
 		Short: "Make the link between a site and the cloud worse, or better",
@@ -42,85 +44,117 @@ still reach it, the cloud does not.`,
 			if err != nil {
 				return err
 			}
-			changed := cmd.Flags().Changed
-			if len(nodes) > 0 {
-				if set.Cut == heal {
-					return errors.New("--node goes with either --cut or --heal, and nothing else")
-				}
-				for _, node := range nodes {
-					m, err := s.Spec.Machine(node)
-					if err != nil {
-						return err
-					}
-					if m.Site != site.Name {
-						return fmt.Errorf("machine %s belongs to %s, not to %s", node, m.Site, site.Name)
-					}
-					if err := s.Fabric().CutOff(cmd.Context(), node, set.Cut); err != nil {
-						return err
-					}
-				}
-				return nil
-			}
-			if !heal && !changed("cut") && !changed("delay") && !changed("jitter") && !changed("reorder") && !changed("loss") && !changed("rate") {
-				return errors.New("say what to change: --cut, --heal, --delay, --jitter, --reorder, --loss or --rate")
-			}
-			change := func(now weaklink.Settings) weaklink.Settings {
-				if heal {
-					now = weaklink.Settings{}
-				}
-				if changed("cut") {
-					now.Cut = set.Cut
-				}
-				if changed("delay") {
-					now.Delay = set.Delay
-				}
-				if changed("jitter") {
-					now.Jitter = set.Jitter
-				}
-				if changed("reorder") {
-					now.Reorder = set.Reorder
-				}
-				if changed("loss") {
-					now.Loss = set.Loss
-				}
-				if changed("rate") {
-					now.Rate = set.Rate
-				}
-				return now
-			}
-			status, err := s.Fabric().Status(cmd.Context())
-			if err != nil {
+			if err := o.check(); err != nil {
 				return err
 			}
-			link := status.Links[site.Name]
-			up, down := change(link.Up.Settings), change(link.Down.Settings)
-			var upTo, downTo *weaklink.Settings
-			switch oneWay {
-			case "":
-				upTo, downTo = &up, &down
-			case "up":
-				upTo, down = &up, link.Down.Settings
-			case "down":
-				downTo, up = &down, link.Up.Settings
-			default:
-				return fmt.Errorf("--one-way: %q is neither up nor down", oneWay)
+			if len(o.nodes) > 0 {
+				return o.cutNodes(cmd.Context(), s, site)
 			}
-			if err := s.Fabric().SetLink(cmd.Context(), site.Name, upTo, downTo); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: up %s, down %s\n", site.Name, up, down)
-			return nil
+			return o.change(cmd.Context(), cmd.OutOrStdout(), s, site)
 		},
 	}
-	flags := cmd.Flags()
-	flags.BoolVar(&set.Cut, "cut", false, "drop every packet")
-	flags.BoolVar(&heal, "heal", false, "make the link perfect")
-	flags.Var(&set.Delay, "delay", "time every packet takes, such as 100ms")
-	flags.Var(&set.Jitter, "jitter", "spread of the delay, such as 20ms")
-	flags.BoolVar(&set.Reorder, "reorder", false, "let jitter change the order of packets")
-	flags.Var(&set.Loss, "loss", "share of packets lost, such as 10%")
-	flags.Var(&set.Rate, "rate", "throughput, such as 2mbit")
-	flags.StringVar(&oneWay, "one-way", "", "change one direction only: up (site to cloud) or down")
-	flags.StringSliceVar(&nodes, "node", nil, "cut or heal only this machine of the site")
+	o.addTo(cmd.Flags())
 	return cmd
+}
+
+// linkOptions are the flags of link.
+type linkOptions struct {
+	set    weaklink.Settings
+	heal   bool
+	oneWay string
+	nodes  []string
+	flags  *pflag.FlagSet
+}
+
+func (o *linkOptions) addTo(flags *pflag.FlagSet) {
+	o.flags = flags
+	flags.BoolVar(&o.set.Cut, "cut", false, "drop every packet")
+	flags.BoolVar(&o.heal, "heal", false, "make the link perfect")
+	flags.Var(&o.set.Delay, "delay", "time every packet takes, such as 100ms")
+	flags.Var(&o.set.Jitter, "jitter", "spread of the delay, such as 20ms")
+	flags.BoolVar(&o.set.Reorder, "reorder", false, "let jitter change the order of packets")
+	flags.Var(&o.set.Loss, "loss", "share of packets lost, such as 10%")
+	flags.Var(&o.set.Rate, "rate", "throughput, such as 2mbit")
+	flags.StringVar(&o.oneWay, "one-way", "", "change one direction only: up (site to cloud) or down")
+	flags.StringSliceVar(&o.nodes, "node", nil, "cut or heal only this machine of the site")
+}
+
+// settings are the flags that change a link, with what each changes.
+func (o *linkOptions) settings() map[string]func(*weaklink.Settings) {
+	return map[string]func(*weaklink.Settings){
+		"cut":     func(s *weaklink.Settings) { s.Cut = o.set.Cut },
+		"delay":   func(s *weaklink.Settings) { s.Delay = o.set.Delay },
+		"jitter":  func(s *weaklink.Settings) { s.Jitter = o.set.Jitter },
+		"reorder": func(s *weaklink.Settings) { s.Reorder = o.set.Reorder },
+		"loss":    func(s *weaklink.Settings) { s.Loss = o.set.Loss },
+		"rate":    func(s *weaklink.Settings) { s.Rate = o.set.Rate },
+	}
+}
+
+// check says what does not go together.
+func (o *linkOptions) check() error {
+	changes := 0
+	for name := range o.settings() {
+		if o.flags.Changed(name) {
+			changes++
+		}
+	}
+	switch {
+	case o.oneWay != "" && o.oneWay != "up" && o.oneWay != "down":
+		return fmt.Errorf("--one-way: %q is neither up nor down", o.oneWay)
+	case len(o.nodes) > 0 && (o.set.Cut == o.heal || o.oneWay != "" || changes > 1):
+		return errors.New("--node goes with either --cut or --heal, and nothing else")
+	case !o.heal && changes == 0:
+		return errors.New("say what to change: --cut, --heal, --delay, --jitter, --reorder, --loss or --rate")
+	}
+	return nil
+}
+
+// apply returns what becomes of one direction.
+func (o *linkOptions) apply(now weaklink.Settings) weaklink.Settings {
+	if o.heal {
+		now = weaklink.Settings{}
+	}
+	for name, change := range o.settings() {
+		if o.flags.Changed(name) {
+			change(&now)
+		}
+	}
+	return now
+}
+
+func (o *linkOptions) change(ctx context.Context, out io.Writer, s *sandbox.Sandbox, site spec.Site) error {
+	status, err := s.Fabric().Status(ctx)
+	if err != nil {
+		return err
+	}
+	up, down := status.Links[site.Name].Up.Settings, status.Links[site.Name].Down.Settings
+	if o.oneWay != "down" {
+		up = o.apply(up)
+	}
+	if o.oneWay != "up" {
+		down = o.apply(down)
+	}
+	if err := s.Fabric().SetLink(ctx, site.Name, &up, &down); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s: up %s, down %s\n", site.Name, up, down)
+	return nil
+}
+
+// cutNodes cuts or heals single machines.
+func (o *linkOptions) cutNodes(ctx context.Context, s *sandbox.Sandbox, site spec.Site) error {
+	for _, node := range o.nodes {
+		m, err := s.Spec.Machine(node)
+		if err != nil {
+			return err
+		}
+		if m.Site != site.Name {
+			return fmt.Errorf("machine %s belongs to %s, not to %s", node, m.Site, site.Name)
+		}
+		if err := s.Fabric().CutOff(ctx, node, o.set.Cut); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -56,11 +56,11 @@ func printStatus(out io.Writer, st sandbox.Status) error {
 				memory += fmt.Sprintf(" of %d", m.Limit>>20)
 			}
 		}
-		node := m.Node
+		node := dash(m.Node)
 		if slices.Contains(st.CutOff, m.Name) {
 			node += " (cut off)"
 		}
-		fmt.Fprintln(w, strings.Join([]string{m.Name, m.Site, m.Power, dash(m.Uptime), m.Address, dash(m.BootID[:min(8, len(m.BootID))]), memory, dash(node)}, "\t"))
+		fmt.Fprintln(w, strings.Join([]string{m.Name, m.Site, m.Power, dash(m.Uptime), m.Address, dash(m.BootID[:min(8, len(m.BootID))]), memory, node}, "\t"))
 	}
 	if len(st.Links) > 0 {
 		fmt.Fprintln(w)

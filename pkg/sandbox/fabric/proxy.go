@@ -58,7 +58,9 @@ func (p *proxy) carry(ctx context.Context, near net.Conn) {
 	err := p.cloud.do(func() error {
 		// A socket stays in the network it was made in.
 		var err error
-		far, err = net.DialTimeout("tcp4", p.target.String(), 5*time.Second)
+		// The keep-alive notices a control plane whose power went.
+		dialer := net.Dialer{Timeout: 5 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3}}
+		far, err = dialer.DialContext(ctx, "tcp4", p.target.String())
 		return err
 	})
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"skerry.dev/skerry/pkg/sandbox/spec"
+	"skerry.dev/skerry/pkg/sandbox/thread"
 )
 
 const (
@@ -44,7 +44,7 @@ func newRouter(name string, subnet netip.Prefix) (*router, error) {
 }
 
 func (r *router) open() error {
-	err := onThread(func() error {
+	err := thread.Throwaway(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("making a network namespace (needs root): %w", err)
 		}
@@ -101,20 +101,9 @@ func (r *router) open() error {
 	return r.nl.RouteReplace(&netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Priority: 9999})
 }
 
-// onThread runs f on an operating system thread that is thrown away, so that f
-// may move it into other namespaces.
-func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
-}
-
 // do runs f in the router's network namespace.
 func (r *router) do(f func() error) error {
-	return onThread(func() error {
+	return thread.Throwaway(func() error {
 		if err := netns.Set(r.ns); err != nil {
 			return fmt.Errorf("entering the network of %s: %w", r.name, err)
 		}
@@ -191,6 +180,17 @@ func (r *router) plug(m spec.Machine, pid int) error {
 			return fmt.Errorf("pulling the old cable: %w", err)
 		}
 	}
+	far, err := handleOf(pid)
+	if err != nil {
+		return err
+	}
+	defer far.Close()
+	// The other end of a cable that led to a router that is gone.
+	if old, err := far.LinkByName("eth0"); err == nil {
+		if err := far.LinkDel(old); err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("pulling the old cable: %w", err)
+		}
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = port, mtu, r.bridge.Index
 	mac := macOf(m.Address)
@@ -204,7 +204,7 @@ func (r *router) plug(m spec.Machine, pid int) error {
 	if err := r.nl.LinkSetUp(link); err != nil {
 		return err
 	}
-	return r.configure(m, pid)
+	return r.configure(m, far)
 }
 
 func macOf(a netip.Addr) net.HardwareAddr {
@@ -212,18 +212,18 @@ func macOf(a netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x00, ip[0], ip[1], ip[2], ip[3]}
 }
 
-// configure gives the machine's end its address and default route.
-func (r *router) configure(m spec.Machine, pid int) error {
+// handleOf talks to the network of a process.
+func handleOf(pid int) (*netlink.Handle, error) {
 	ns, err := netns.GetFromPid(pid)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer ns.Close()
-	nl, err := netlink.NewHandleAt(ns)
-	if err != nil {
-		return err
-	}
-	defer nl.Close()
+	return netlink.NewHandleAt(ns)
+}
+
+// configure gives the machine's end its address and default route.
+func (r *router) configure(m spec.Machine, nl *netlink.Handle) error {
 	for _, name := range []string{"lo", "eth0"} {
 		link, err := nl.LinkByName(name)
 		if err != nil {

@@ -8,14 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"skerry.dev/skerry/pkg/sandbox/cgroup"
 	"skerry.dev/skerry/pkg/sandbox/process"
+	"skerry.dev/skerry/pkg/sandbox/thread"
 )
 
 // Command is to be run inside a machine.
@@ -40,23 +41,16 @@ func (c Config) Start(command Command) (*exec.Cmd, error) {
 	if frozen {
 		return nil, fmt.Errorf("machine %s is frozen; thaw it first", c.Name)
 	}
-	type result struct {
-		cmd *exec.Cmd
-		err error
+	var cmd *exec.Cmd
+	err = thread.Throwaway(func() error {
+		var err error
+		cmd, err = c.startInside(id, command)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: %w", c.Name, err)
 	}
-	done := make(chan result)
-	go func() {
-		// The thread enters the machine and can never come back: it is not
-		// unlocked, so it ends with this goroutine.
-		runtime.LockOSThread()
-		cmd, err := c.startInside(id, command)
-		done <- result{cmd, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		return nil, fmt.Errorf("machine %s: %w", c.Name, r.err)
-	}
-	return r.cmd, nil
+	return cmd, nil
 }
 
 func (c Config) startInside(id process.ID, command Command) (*exec.Cmd, error) {
@@ -91,7 +85,7 @@ func (c Config) startInside(id process.ID, command Command) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// enter moves the calling thread into all namespaces of the process; its
+// enter moves the calling thread into the namespaces of the process; its
 // children will be in the PID namespace too.
 func enter(id process.ID) error {
 	var fds []int
@@ -100,7 +94,13 @@ func enter(id process.ID) error {
 			unix.Close(fd)
 		}
 	}()
-	names := []string{"cgroup", "ipc", "uts", "net", "pid", "mnt"}
+	names := []string{"ipc", "uts", "net", "pid", "mnt"}
+	if !cgroup.Unified() {
+		// On version 2 a process that is outside of a control group namespace
+		// may not start one inside its groups: it stays in the host's, which
+		// changes what it reads in /proc/self/cgroup and nothing else.
+		names = append(names, "cgroup")
+	}
 	for _, name := range names {
 		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/%s", id.PID, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {

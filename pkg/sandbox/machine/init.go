@@ -104,7 +104,11 @@ func (c Config) settle() error {
 		}
 	}
 	for _, s := range sysctls {
-		if err := os.WriteFile("/proc/sys/"+s.key, []byte(s.value), 0o644); err != nil && !(s.optional && errors.Is(err, os.ErrNotExist)) {
+		err := os.WriteFile("/proc/sys/"+s.key, []byte(s.value), 0o644)
+		if s.optional && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("setting %s: %w", s.key, err)
 		}
 	}

@@ -3,9 +3,10 @@ package machine
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"skerry.dev/skerry/pkg/sandbox/thread"
 )
 
 // InNetwork runs f on a thread that is in the machine's network: a socket that
@@ -21,15 +22,10 @@ func (c Config) InNetwork(f func() error) error {
 		return fmt.Errorf("machine %s: opening its network: %w", c.Name, err)
 	}
 	defer ns.Close()
-	done := make(chan error)
-	go func() {
-		// Not unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
+	return thread.Throwaway(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("machine %s: entering its network: %w", c.Name, err)
-			return
+			return fmt.Errorf("machine %s: entering its network: %w", c.Name, err)
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }

@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ID is one process of this boot of this host.
+// ID is one process.
 type ID struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // in clock ticks since the host booted
+	Boot  string `json:"boot"`  // of the host
 }
 
 // Find returns the identity of a process that runs now.
@@ -39,7 +40,11 @@ func Find(pid int) (ID, error) {
 	if err != nil {
 		return ID{}, fmt.Errorf("process %d: start time: %w", pid, err)
 	}
-	return ID{PID: pid, Start: start}, nil
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ID{}, fmt.Errorf("process %d: boot id of the host: %w", pid, err)
+	}
+	return ID{PID: pid, Start: start, Boot: strings.TrimSpace(string(boot))}, nil
 }
 
 // Alive reports whether the process still runs.

@@ -131,3 +131,23 @@ func TestNamesNotFoundSayWhatThereIs(t *testing.T) {
 		t.Errorf("site: %v", err)
 	}
 }
+
+// Whatever is written, it is refused or gives a sandbox that holds together.
+func FuzzParse(f *testing.F) {
+	f.Add("")
+	f.Add("sites: [{name: a, nodes: 3, link: {delay: 1s, up: {cut: true}}}]\ncloud: {memory: 1Gi}")
+	f.Add("sites: [{name: a, subnet: 255.255.255.0/24, nodes: 100}]")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Parse([]byte(text))
+		if err != nil {
+			return
+		}
+		seen := map[string]bool{}
+		for _, m := range s.Machines() {
+			if seen[m.Name] || seen[m.Address.String()] || !s.Subnet(m.Site).Contains(m.Address) {
+				t.Errorf("machine %s at %s of %s", m.Name, m.Address, s.Subnet(m.Site))
+			}
+			seen[m.Name], seen[m.Address.String()] = true, true
+		}
+	})
+}

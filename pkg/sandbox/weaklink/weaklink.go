@@ -107,7 +107,8 @@ func (l *Link) Run(ctx context.Context) error {
 		wg.Go(func() { lane.deliver(ctx) })
 		wg.Go(func() {
 			defer cancel()
-			if err := lane.receive(l.devices[d]); err != nil && ctx.Err() == nil {
+			err := lane.receive(l.devices[d])
+			if ctx.Err() == nil {
 				errs[d] = fmt.Errorf("reading packets going %s: %w", Direction(d), err)
 			}
 		})

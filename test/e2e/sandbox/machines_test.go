@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -50,7 +51,7 @@ func rebootKeepsDisk(t *testing.T, sb *sandbox.Sandbox) {
 	for _, f := range files {
 		n.Shell("echo hello > " + f)
 	}
-	n.Shell("echo gone > /run/gone; echo gone > /tmp/gone; ip link add dummy0 type dummy")
+	n.Shell("echo gone > /run/gone; echo gone > /tmp/gone; ip link add extra0 type bridge")
 	bootID, machineID := n.Shell("cat /proc/sys/kernel/random/boot_id"), n.Shell("cat /etc/machine-id")
 
 	n.Reboot()
@@ -60,7 +61,7 @@ func rebootKeepsDisk(t *testing.T, sb *sandbox.Sandbox) {
 			t.Errorf("%s holds %q after the reboot", f, got)
 		}
 	}
-	if out := n.Shell("ls /run/gone /tmp/gone 2>&1; ip link show dummy0 2>&1; true"); strings.Count(out, "No such file") != 2 || !strings.Contains(out, "does not exist") {
+	if out := n.Shell("ls /run/gone /tmp/gone 2>&1; ip link show extra0 2>&1; true"); strings.Count(out, "No such file") != 2 || !strings.Contains(out, "does not exist") {
 		t.Errorf("something of /run, /tmp or the network survived the reboot: %s", out)
 	}
 	if now := n.Shell("cat /proc/sys/kernel/random/boot_id"); now == bootID || len(now) != 37 {
@@ -228,6 +229,66 @@ func networkDies(t *testing.T, sb *sandbox.Sandbox) {
 	}
 	if got := sb.Node("west-1").Ping(cloud, 3, 10*time.Millisecond); got.Received != 0 {
 		t.Error("the repair forgot that west was cut")
+	}
+}
+
+// TestSideBySide proves that two sandboxes with equal addresses do not meet.
+func TestSideBySide(t *testing.T) {
+	one := sandbox.NewMachines(t, "cloud: {nodes: 2}\nsites: []")
+	t.Run("two", func(t *testing.T) {
+		two := sandbox.NewMachines(t, "cloud: {nodes: 2}\nsites: []")
+		if a, b := one.Node("cloud-1").Address(), two.Node("cloud-1").Address(); a != b {
+			t.Fatalf("addresses %s and %s differ, so this proves nothing", a, b)
+		}
+		one.Serve()
+		from := two.Node("cloud-2")
+		if err := from.Dial(two.Node("cloud-1")); err == nil {
+			t.Error("a server of one sandbox answers in the other")
+		}
+		two.Node("cloud-1").Serve()
+		if err := from.Dial(two.Node("cloud-1")); err != nil {
+			t.Errorf("inside the second sandbox: %v", err)
+		}
+	})
+	if err := one.Node("cloud-2").Dial(one.Node("cloud-1")); err != nil {
+		t.Errorf("the first sandbox after the second was deleted: %v", err)
+	}
+}
+
+// TestCommandLine proves what only the program can show: exit codes and input.
+func TestCommandLine(t *testing.T) {
+	sb := sandbox.NewMachines(t, "sites: []")
+	skerry := func(stdin string, args ...string) (string, int) {
+		t.Helper()
+		cmd := exec.Command(self(box.Places{Dist: sb.Dist()}), append([]string{"sandbox", "--name", sb.Box().Name()}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if err != nil && cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	for _, c := range []struct {
+		stdin string
+		args  []string
+		out   string
+		code  int
+	}{
+		{"hello", []string{"exec", "cloud-1", "--", "cat"}, "hello", 0},
+		{"", []string{"exec", "cloud-1", "--", "sh", "-c", "exit 7"}, "", 7},
+		{"", []string{"exec", "cloud-1", "--", "sh", "-c", "kill -KILL $$"}, "", 137},
+		{"echo in a shell\nexit 3\n", []string{"shell", "cloud-1"}, "in a shell", 3},
+		{"", []string{"exec", "nowhere", "--", "true"}, "it has cloud-1", 1},
+		{"", []string{"logs", "cloud-1"}, "console", 0},
+		{"", []string{"logs", "cloud-1", "kubelet"}, "it has: console", 1},
+		{"", []string{"status"}, "172.30.0.11", 0},
+		{"", []string{"status", "-o", "json"}, "\"address\": \"172.30.0.11\"", 0},
+		{"", []string{"link", "west", "--cut"}, "no site \"west\"", 1},
+		{"", []string{"create", "--machines-only"}, "exists", 1},
+	} {
+		if out, code := skerry(c.stdin, c.args...); !strings.Contains(out, c.out) || code != c.code {
+			t.Errorf("%v: exit code %d, want %d with %q in\n%s", c.args, code, c.code, c.out, out)
+		}
 	}
 }
 

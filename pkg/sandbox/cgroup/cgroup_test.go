@@ -1,0 +1,38 @@
+package cgroup
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestControllers(t *testing.T) {
+	for options, want := range map[string]string{
+		"rw,cpu,cpuacct": "cpu,cpuacct", "rw,xattr,name=systemd": "name=systemd", "rw,xattr,release_agent=/x,name=systemd": "name=systemd",
+		"ro,cpuset,cpuset_v2_mode": "cpuset", "rw,net_cls,net_prio": "net_cls,net_prio",
+	} {
+		if got := controllers(options); got != want {
+			t.Errorf("%s: got %q, want %q", options, got, want)
+		}
+	}
+	h := Hierarchy{Controllers: "cpu,cpuacct"}
+	if !h.Has("cpu") || !h.Has("cpuacct") || h.Has("cpus") || h.Has("") {
+		t.Error("Has is wrong")
+	}
+}
+
+func TestRemoveTreeGoesFromTheLeavesAndKeepsFiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a")
+	if err := os.MkdirAll(filepath.Join(dir, "b/c"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeTree(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("still there: %v", err)
+	}
+	if err := removeTree(dir); err != nil {
+		t.Errorf("removing nothing: %v", err)
+	}
+}
