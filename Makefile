@@ -67,6 +67,10 @@ e2e: build images pristine ## Run one end-to-end suite: make e2e SUITE=hold [RUN
 conformance: build images ## Run upstream's conformance tests: make conformance FOCUS='\[sig-node\] Pods.*\[Conformance\]'
 	hack/conformance.sh '$(FOCUS)'
 
+.PHONY: reproducible
+reproducible: ## Build HEAD again in another folder and compare all bytes (COLD=1: with an empty Go cache)
+	hack/verify-reproducible.sh
+
 .PHONY: bench
 bench: build images pristine ## Measure against upstream in the same run: tables, and JSON under _output/bench
 	hack/bench.sh
@@ -86,4 +90,4 @@ clean: down ## Remove _output
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

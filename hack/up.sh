@@ -36,11 +36,17 @@ client_node=$(kubectl get pods -l app=client-west -o jsonpath='{.items[0].spec.n
 # What the client in west wrote, read on its own node: the cloud cannot be asked.
 client_log() { skerry sandbox exec "$client_node" -- sh -c 'cat /var/log/pods/default_client-west-*/client/*.log'; }
 # served_since T counts "served" and "not served" lines after second T.
-served_since() { client_log | awk -v t="$1" '$4 >= t { if ($5 == "served") s++; else n++ } END { printf "%d served, %d not served", s, n }'; }
+served_since() { client_log | awk -v t="$1" '$2 == "stdout" && $4 >= t { if ($5 == "served") s++; else n++ } END { printf "%d served, %d not served", s, n }'; }
+
+for ((i = 0; i < 60; i++)); do
+	[[ $(client_log | tail -n 1) == *" served by "* ]] && break
+	sleep 0.5
+done
+show skerry sandbox exec "$client_node" -- sh -c 'tail -n 1 /var/log/pods/default_client-west-*/client/*.log'
 
 say "Cutting site west off its cloud for $CUT_SECONDS s (upstream would mark its nodes after 50 s and evict 15 s later)"
-cut_at=$(date +%s)
 show skerry sandbox link west --cut
+cut_at=$(date +%s)
 for ((left = CUT_SECONDS; left > 0; left -= 10)); do
 	sleep $((left < 10 ? left : 10))
 	printf '    %2d s left: %s\n' $((left > 10 ? left - 10 : 0)) "$(kubectl get nodes -L skerry.dev/site --no-headers | awk '{printf "%s=%s ", $1, $2}')"
