@@ -18,5 +18,8 @@ hack/verify-flags.sh
 step "end to end: the sandbox"
 hack/e2e.sh sandbox
 
+step "end to end: init, join, reset"
+hack/e2e.sh install
+
 step "end to end: the hold, the rows that prove most"
-hack/e2e.sh hold "${HOLD_RUN:-TestHold/(pristine|skerry)/(one-node-cut|site-cut|no-site-label)}"
+hack/e2e.sh hold 'TestHold/(skerry|pristine|drop-in)/(one-node-cut|site-cut|powered-off-and-declared-dead|no-site-label)$'
