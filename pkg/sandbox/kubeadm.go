@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sort"
@@ -163,6 +164,8 @@ func (s *Sandbox) kubeletDocument() doc {
 	if !cgroup.Unified() {
 		d["failCgroupV1"] = false
 	}
+	// kubeadm refuses unknown fields and names them.
+	maps.Copy(d, s.Spec.Kubelet)
 	return d
 }
 

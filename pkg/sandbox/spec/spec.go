@@ -41,6 +41,8 @@ type Spec struct {
 	Sites []Site `json:"sites"`
 	// ControlPlane changes the components of the control plane.
 	ControlPlane ControlPlane `json:"controlPlane,omitempty"`
+	// Kubelet holds fields of the KubeletConfiguration of all nodes.
+	Kubelet map[string]any `json:"kubelet,omitempty"`
 	// Images are OCI archives that every node imports beside Skerry's own.
 	Images []string `json:"images,omitempty"`
 }

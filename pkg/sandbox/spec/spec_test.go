@@ -41,6 +41,7 @@ sites:
 controlPlane:
   extraArgs:
     kube-controller-manager: {node-monitor-grace-period: 20s}
+kubelet: {nodeLeaseDurationSeconds: 8}
 images: [a.tar]
 `))
 	if err != nil {
@@ -60,6 +61,9 @@ images: [a.tar]
 	if s.ControlPlane.ExtraArgs["kube-controller-manager"]["node-monitor-grace-period"] != "20s" {
 		t.Errorf("extraArgs: %v", s.ControlPlane.ExtraArgs)
 	}
+	if got := s.Kubelet["nodeLeaseDurationSeconds"]; got != float64(8) {
+		t.Errorf("kubelet: nodeLeaseDurationSeconds: %v", got)
+	}
 }
 
 func TestNoSites(t *testing.T) {
@@ -75,7 +79,7 @@ func TestNoSites(t *testing.T) {
 // Every mistake is refused with words that lead to the field.
 func TestMistakes(t *testing.T) {
 	for text, want := range map[string]string{
-		"nam: x":                                         "nam: no such field; there are cloud, controlPlane, images, name",
+		"nam: x":                                         "nam: no such field; there are cloud, controlPlane, images, kubelet, name",
 		"sites: [{name: a, node: 2}]":                    "sites[0].node: no such field",
 		"sites: [{name: a, link: {dely: 1s}}]":           "sites[0].link.dely: no such field; there are cut, delay, down",
 		"sites: [{name: a, nodes: two}]":                 `sites[0].nodes: "two" is not of type int`,

@@ -41,6 +41,7 @@ const controllerManager = "kube-controller-manager"
 // description is that of a sandbox with these timings.
 func (v timings) description() string {
 	return fmt.Sprintf(`
+kubelet: {nodeLeaseDurationSeconds: %[3]d}
 controlPlane:
   extraArgs:
     kube-apiserver:
@@ -52,7 +53,7 @@ controlPlane:
       leader-elect-lease-duration: 6s
       leader-elect-renew-deadline: 4s
       leader-elect-retry-period: 1s
-`, v.toleration, v.grace)
+`, v.toleration, v.grace, v.lease)
 }
 
 // A row is one fault.
@@ -189,10 +190,6 @@ type variant struct {
 // runRows runs the rows of each variant, one after the other in one sandbox.
 func runRows(t *testing.T, v timings, variants []variant) {
 	s := sandbox.New(t, v.description())
-	for _, n := range s.Nodes() {
-		n.Shell(fmt.Sprintf("sed -i '/^nodeLeaseDurationSeconds:/d' /var/lib/kubelet/config.yaml && echo 'nodeLeaseDurationSeconds: %d' >>/var/lib/kubelet/config.yaml", v.lease))
-		n.Kill("kubelet")
-	}
 	var table strings.Builder
 	t.Cleanup(func() { t.Logf("counted per row:\n%s", table.String()) })
 	for _, v := range variants {
