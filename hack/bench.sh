@@ -5,7 +5,7 @@
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 [ "$ARCH" = "$HOST_ARCH" ] || die "cannot measure $ARCH binaries on $HOST_ARCH"
-export SKERRY_SANDBOX_ROOT=${SKERRY_SANDBOX_ROOT:-$OUT/sandbox} SKERRY_DIST=$OUT/$ARCH
+export SKERRY_SANDBOX_ROOT=${SKERRY_SANDBOX_ROOT:-$OUT/sandbox} SKERRY_DIST=${SKERRY_DIST:-$OUT/$ARCH}
 mkdir -p "$OUT/bench"
 go build -o "$OUT/bench/bench" ./test/bench/cmd
 exec "$OUT/bench/bench" -out "$OUT/bench" "$@"

@@ -16,8 +16,8 @@ import (
 func main() {
 	var o options
 	flag.StringVar(&o.out, "out", "_output/bench", "folder for the results")
-	flag.IntVar(&o.pairs, "pairs", 3, "how often memory is measured, patched and pristine")
-	flag.DurationVar(&o.settle, "settle", 20*time.Second, "time from a component's start to the memory measured")
+	flag.IntVar(&o.pairs, "pairs", 4, "how often memory is measured, patched and pristine")
+	flag.DurationVar(&o.settle, "settle", 15*time.Second, "time from a component's start to the memory measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, o, os.Stdout)

@@ -84,7 +84,7 @@ func (s *stage) start(ctx context.Context, c *component, k kind) (*process, time
 	}()
 	if err := p.waitHealthy(ctx, client, c.health); err != nil {
 		p.stop()
-		return nil, 0, fmt.Errorf("starting %s, %s: %w; it printed: %s", c.name, k, err, log)
+		return nil, 0, fmt.Errorf("starting %s, %s: %w; %s", c.name, k, err, p.said())
 	}
 	return p, time.Since(began), nil
 }
@@ -147,6 +147,16 @@ func (p *process) stop() {
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 	}
+}
+
+// said is the last line that the process printed, and where the others are.
+func (p *process) said() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return fmt.Sprintf("it printed last: %.400s (all: %s)", lines[len(lines)-1], p.log)
 }
 
 var errNotRunning = errors.New("it does not run")
