@@ -5,17 +5,21 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
 ARCH ?= $(shell go env GOHOSTARCH)
-export ARCH
 # Which end-to-end suite to run, and which of its cases (a regular expression).
 SUITE ?=
 RUN ?=
 # Which conformance tests to run (a regular expression over their names).
 FOCUS ?=
+# Regular expressions go through as they are: make must not expand their $.
+export ARCH
+override export SUITE := $(value SUITE)
+override export RUN := $(value RUN)
+override export FOCUS := $(value FOCUS)
 
 ##@ Main
 
 .PHONY: up
-up: build images ## Build everything, start a cloud and two sites here, and show a site going on without its cloud
+up: preflight build images ## Build everything, start a cloud and two sites here, and show a site going on without its cloud
 	hack/up.sh
 
 .PHONY: down
@@ -23,7 +27,7 @@ down: ## Remove every sandbox and every trace of it
 	hack/down.sh
 
 .PHONY: test
-test: build images pristine ## Unit tests, upstream's tests of the patched packages, and the chosen end-to-end suites
+test: test-images ## Unit tests, upstream's tests of the patched packages, and the chosen end-to-end suites
 	hack/test.sh
 
 ##@ Build
@@ -46,13 +50,22 @@ pristine: ## Build the unpatched Kubernetes components, the control of tests and
 	hack/build-pristine.sh
 
 .PHONY: images
-images: build pristine ## Write the container images as OCI archives, for the product and for tests
+images: build ## Write the container images as OCI archives, for the product, the examples and tests
 	hack/build-images.sh --test
+
+# Pristine components are images too, for the controls of tests and benchmarks.
+.PHONY: test-images
+test-images: build pristine
+	hack/build-images.sh --test
+
+.PHONY: preflight
+preflight:
+	hack/preflight.sh
 
 ##@ Check
 
 .PHONY: verify
-verify: ## Format, vet, lint, patches, generated files, dependency rules, docs links (seconds)
+verify: ## Format, vet, lint, patches, generated files, dependency rules, docs links (seconds, once its tools are built)
 	hack/verify.sh
 
 .PHONY: update
@@ -60,25 +73,25 @@ update: ## Write again what is generated
 	hack/update.sh
 
 .PHONY: e2e
-e2e: build images pristine ## Run one end-to-end suite: make e2e SUITE=hold [RUN=regexp]
-	hack/e2e.sh '$(SUITE)' '$(RUN)'
+e2e: test-images ## Run one end-to-end suite: make e2e SUITE=hold [RUN=regexp]
+	hack/e2e.sh
 
 .PHONY: conformance
-conformance: build images ## Run upstream's conformance tests: make conformance FOCUS='\[sig-node\] Pods.*\[Conformance\]'
-	hack/conformance.sh '$(FOCUS)'
+conformance: images ## Run upstream's conformance tests: make conformance FOCUS='\[sig-node\] Pods.*\[Conformance\]'
+	hack/conformance.sh
 
 .PHONY: reproducible
 reproducible: ## Build HEAD again in another folder and compare all bytes (COLD=1: with an empty Go cache)
 	hack/verify-reproducible.sh
 
 .PHONY: bench
-bench: build images pristine ## Measure against upstream in the same run: tables, and JSON under _output/bench
+bench: test-images ## Measure against upstream in the same run: tables, and JSON under _output/bench
 	hack/bench.sh
 
 ##@ Other
 
 .PHONY: release
-release: build images ## Pack binaries, CNI plugins and images into _output/release, with checksums
+release: images ## Pack binaries, CNI plugins and images into _output/release, with checksums
 	hack/release.sh
 
 .PHONY: clean

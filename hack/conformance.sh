@@ -3,7 +3,7 @@
 # of one site with two nodes, made for the run. Results: _output/conformance.
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
-focus=${1:-}
+focus=${FOCUS:-}
 [ -n "$focus" ] || die "which tests? make conformance FOCUS='\\[sig-node\\] Pods.*\\[Conformance\\]' (all: FOCUS='\\[Conformance\\]', hours)"
 "$ROOT/hack/build-e2e.sh"
 
@@ -32,6 +32,10 @@ run() { # run NAME PROCS [ginkgo flags]
 	grep -E '^(Ran [0-9]+ of|SUCCESS!|FAIL!)' "$report/$part.log"
 }
 rc=0
+rm -f "$report"/{parallel,serial}.log
 run parallel "$procs" --label-filter='!Serial' || rc=1
 run serial 1 --label-filter=Serial || rc=1
+# A pattern that matches nothing must not look like a success.
+ran=$(sed -n 's/^Ran \([0-9]*\) of .*/\1/p' "$report"/{parallel,serial}.log | awk '{n += $1} END {print n + 0}')
+[ "$ran" -gt 0 ] || die "no test matches $focus"
 exit $rc

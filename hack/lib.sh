@@ -9,13 +9,20 @@ OUT=$ROOT/_output
 # shellcheck source=../build/versions.env
 source "$ROOT/build/versions.env"
 
+die() { echo "error: $*" >&2; exit 1; }
+
+GO_NEEDED=$(sed -n 's/^go //p' "$ROOT/go.mod")
+command -v go >/dev/null ||
+	die "Go $GO_NEEDED or newer is needed and not in PATH (with sudo: sudo env PATH=\"\$PATH\" make …)"
+GO_FOUND=$(go env GOVERSION)
+[[ $(printf '%s\n' "$GO_NEEDED" "${GO_FOUND#go}" | sort -V | head -n 1) == "$GO_NEEDED" ]] ||
+	die "Go $GO_NEEDED or newer is needed, this is $GO_FOUND"
+
 HOST_ARCH=$(go env GOHOSTARCH)
 ARCH=${ARCH:-$HOST_ARCH}
 BIN=$OUT/$ARCH/bin
 
 export GOFLAGS="-trimpath -buildvcs=false" GOTOOLCHAIN=local GOOS=linux GOARCH=$ARCH CGO_ENABLED=0
-
-die() { echo "error: $*" >&2; exit 1; }
 
 # source_id FILE... names the source of the Kubernetes binaries: the module, by
 # the sum that go.sum proves, and the given patches. It stands where upstream's

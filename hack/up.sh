@@ -11,16 +11,14 @@ say() { printf '\n\033[1m[%3d s] %s\033[0m\n' "$SECONDS" "$*"; }
 show() { printf '  $ %s\n' "$*"; "$@" | sed 's/^/    /'; }
 fail() { printf '\nup: %s\n' "$*" >&2; echo "up: the sandbox is left running for a look: skerry sandbox status; make down removes it" >&2; exit 1; }
 
+trap 'fail "interrupted, or the command in line $LINENO failed"' ERR INT TERM
+
 # How long the link stays down: upstream's node monitor grace period (50 s), the
 # pods' toleration (15 s), the monitor's own period (5 s), and a margin.
 CUT_SECONDS=80
 
-if skerry sandbox status --name default >/dev/null 2>&1; then
-	fail "a sandbox named default exists already: make down first"
-fi
-
 say "Starting a cloud and two sites of two nodes each"
-skerry sandbox create --name default
+skerry sandbox create --name default || exit 1
 skerry sandbox load "$OUT/$ARCH/images/test/agnhost.tar" --site east
 skerry sandbox load "$OUT/$ARCH/images/test/agnhost.tar" --site west
 

@@ -2,6 +2,7 @@ package hold
 
 import (
 	"fmt"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -81,7 +82,7 @@ func Decide(node *v1.Node) Decision {
 
 func quote(s string) string {
 	if len(s) > maxQuote {
-		return s[:maxQuote] + "..."
+		return strings.ToValidUTF8(s[:maxQuote], "") + "..."
 	}
 	return s
 }
