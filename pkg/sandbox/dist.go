@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -89,7 +88,7 @@ var needed = []string{"skerry", "kubelet", "kubectl", "containerd", "containerd-
 func openDist(dir string, cluster bool) (Dist, error) {
 	d := Dist{Dir: dir}
 	var missing []string
-	want := []string{"bin", "cni", "images"}
+	want := []string{"bin", "cni"}
 	if cluster {
 		for _, name := range needed {
 			want = append(want, filepath.Join("bin", name))
@@ -100,20 +99,21 @@ func openDist(dir string, cluster bool) (Dist, error) {
 			missing = append(missing, name)
 		}
 	}
+	images, err := filepath.Glob(filepath.Join(dir, "images", "*.tar"))
+	if err != nil {
+		return d, err
+	}
+	target := "build"
+	if len(images) == 0 {
+		missing, target = append(missing, "images"), "images" // which builds too
+	}
 	if len(missing) > 0 && cluster {
-		return d, fmt.Errorf("Skerry is not built in %s (missing: %s); run `make build` first", dir, strings.Join(missing, ", "))
+		return d, fmt.Errorf("Skerry is not built in %s (missing: %s); run `make %s` first", dir, strings.Join(missing, ", "), target)
 	}
 	for _, name := range []string{"bin", "cni"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			return d, err
 		}
-	}
-	images, err := filepath.Glob(filepath.Join(dir, "images", "*.tar"))
-	if err != nil {
-		return d, err
-	}
-	if len(images) == 0 && cluster {
-		return d, errors.New("no images in " + filepath.Join(dir, "images") + "; run `make build` first")
 	}
 	d.Images = images
 	return d, nil

@@ -20,6 +20,9 @@ const (
 	// the kernel's default for all machines together is 128.
 	watchLimit  = "/proc/sys/fs/inotify/max_user_instances"
 	wantWatches = 8192
+	// controllersFile is in hostDir: what was switched on at the root of
+	// version 2 control groups.
+	controllersFile = "cgroup-controllers"
 )
 
 // hostLock holds for the moments in which a first sandbox comes or a last one
@@ -27,13 +30,17 @@ const (
 func hostLock() (func(), error) { return lockFile("/run/lock/skerry-sandbox", 0) }
 
 // arrive prepares the host for a sandbox: it raises the one limit of the
-// kernel that is too low. note gets what the user should know.
+// kernel that is too low, and has control groups where they are not passed on.
+// Again is the same as once. note gets what the user should know.
 func arrive(dir string, note func(string)) error {
 	unlock, err := hostLock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := recordControllers(); err != nil {
+		return err
+	}
 	// From now on the host is in use.
 	if err := group(dir).Create(0); err != nil {
 		return err
@@ -54,6 +61,23 @@ func arrive(dir string, note func(string)) error {
 	return nil
 }
 
+// recordControllers notes which controllers the first group will switch on.
+func recordControllers() error {
+	names, err := cgroup.MissingAtRoot()
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	if err := os.MkdirAll(hostDir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(hostDir, controllersFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, strings.Join(names, " "))
+	return errors.Join(err, f.Close())
+}
+
 // depart undoes arrive when the last sandbox of the host is gone.
 func depart() error {
 	unlock, err := hostLock()
@@ -63,6 +87,13 @@ func depart() error {
 	defer unlock()
 	if !cgroup.Group(cgroupTop).RemoveIfEmpty() {
 		return nil
+	}
+	controllers, err := os.ReadFile(filepath.Join(hostDir, controllersFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := cgroup.DisableAtRoot(strings.Fields(string(controllers))); err != nil {
+		return fmt.Errorf("restoring the host's control groups: %w", err)
 	}
 	saved := filepath.Join(hostDir, filepath.Base(watchLimit))
 	before, err := readNumber(saved)

@@ -176,6 +176,10 @@ func (s *Sandbox) ensureFabric(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
+	// A restart of the host has undone what Create prepared.
+	if err := arrive(s.dir, func(text string) { fmt.Fprintln(out, text) }); err != nil {
+		return err
+	}
 	cmd := exec.Command(s.meta.Self, "sandbox", FabricCommand, s.dir)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -199,8 +203,7 @@ func (s *Sandbox) ensureFabric(ctx context.Context) error {
 	for {
 		status, err := s.Fabric().Status(ctx)
 		if err == nil {
-			s.meta.APIPort = status.APIPort
-			return s.save()
+			return s.setAPIPort(status.APIPort)
 		}
 		select {
 		case <-ended:
@@ -213,6 +216,17 @@ func (s *Sandbox) ensureFabric(ctx context.Context) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// setAPIPort records where the API server is on the host. A network that
+// starts again may have had to take another port than kubectl knows.
+func (s *Sandbox) setAPIPort(port int) error {
+	moved := s.meta.APIPort != port
+	s.meta.APIPort = port
+	if err := s.save(); err != nil || !moved || !s.meta.Cluster {
+		return err
+	}
+	return s.writeKubeconfig()
 }
 
 // save writes the sandbox's own file.
@@ -305,17 +319,22 @@ func readJSON(file string, into any) error {
 	return nil
 }
 
-// writeJSON replaces the file whole.
+// writeJSON replaces the file whole, also when several do at once.
 func writeJSON(file string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	tmp := file + ".new"
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o640); err != nil {
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, file)
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(append(data, '\n'))
+	if err := errors.Join(err, tmp.Chmod(0o640), tmp.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", file, err)
+	}
+	return os.Rename(tmp.Name(), file)
 }
 
 func lastLine(file string) string {

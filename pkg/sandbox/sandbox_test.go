@@ -154,6 +154,57 @@ func TestKubeconfigLeadsToTheHostsPort(t *testing.T) {
 	}
 }
 
+func TestAPortThatMovedIsInTheKubeconfig(t *testing.T) {
+	s := onDisk(t, "")
+	if err := s.setAPIPort(23456); err != nil {
+		t.Errorf("before there is a cluster: %v", err)
+	}
+	admin := filepath.Join(s.machineConfig(s.Spec.Machines()[0]).Disk(), "etc/kubernetes/admin.conf")
+	if err := writeFile(admin, `{"kind":"Config","apiVersion":"v1","clusters":[{"name":"c","cluster":{"server":"https://172.30.0.11:6443"}}]}`); err != nil {
+		t.Fatal(err)
+	}
+	s.meta.Cluster = true
+	if err := s.setAPIPort(34567); err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.LoadFromFile(s.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := config.Clusters["c"].Server; got != "https://127.0.0.1:34567" {
+		t.Errorf("server %q", got)
+	}
+	saved, err := Open(filepath.Dir(s.dir), s.Name())
+	if err != nil || saved.meta.APIPort != 34567 {
+		t.Errorf("saved %+v, %v", saved, err)
+	}
+}
+
+func TestWriteJSONByManyAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "state.json")
+	var wg sync.WaitGroup
+	for i := range 20 {
+		// Of different lengths, so that a mixture is no JSON.
+		wg.Go(func() {
+			if err := writeJSON(file, strings.Repeat("x", 1<<i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	var got string
+	if err := readJSON(file, &got); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 1 {
+		t.Errorf("left %v", files)
+	}
+}
+
 func TestLockIsHeldByOne(t *testing.T) {
 	root := t.TempDir()
 	unlock, err := lock(root, "x")
@@ -232,11 +283,25 @@ func TestFindPlaces(t *testing.T) {
 
 func TestDistMustBeBuilt(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := openDist(dir, true); err == nil || !strings.Contains(err.Error(), "make build") {
+	if _, err := openDist(dir, true); err == nil || !strings.Contains(err.Error(), "make images") {
 		t.Errorf("an empty folder: %v", err)
 	}
 	if _, err := openDist(dir, false); err != nil {
 		t.Errorf("machines alone need nothing built: %v", err)
+	}
+	if err := writeFile(filepath.Join(dir, "images/pause.tar"), ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openDist(dir, true); err == nil || !strings.Contains(err.Error(), "make build") {
+		t.Errorf("images without programs: %v", err)
+	}
+	for _, name := range needed {
+		if err := writeFile(filepath.Join(dir, "bin", name), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, err := openDist(dir, true); err != nil || len(d.Images) != 1 {
+		t.Errorf("a whole folder: %+v, %v", d, err)
 	}
 }
 

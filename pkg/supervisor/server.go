@@ -37,6 +37,9 @@ type Server struct {
 	reaper *reaper
 	api    *api
 
+	// One install or remove at a time: each changes the file and the map.
+	changing sync.Mutex
+
 	mu    sync.Mutex
 	units map[string]*service
 }
@@ -184,6 +187,12 @@ func (s *Server) install(u Unit) error {
 	if err != nil {
 		return err
 	}
+	// As it will be read at the next boot.
+	if len(data) > maxUnitSize {
+		return fmt.Errorf("unit %q has %d bytes as a file; at most %d are read", u.Name, len(data), maxUnitSize)
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	file := filepath.Join(s.config.UnitDir, u.Name+".json")
@@ -201,6 +210,8 @@ func (s *Server) install(u Unit) error {
 
 // remove stops the unit and forgets it.
 func (s *Server) remove(name string) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	u, err := s.find(name)
 	if errors.Is(err, errNoUnit) {
 		return nil
@@ -210,9 +221,7 @@ func (s *Server) remove(name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.units[name] == u {
-		delete(s.units, name)
-	}
+	delete(s.units, name)
 	if err := os.Remove(filepath.Join(s.config.UnitDir, name+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing unit %q: %w", name, err)
 	}

@@ -349,6 +349,49 @@ func TestHostileInput(t *testing.T) {
 	}
 }
 
+func TestAUnitThatCouldNotBeReadBackIsRefused(t *testing.T) {
+	dir := shortDir(t)
+	c, stop := start(t, dir)
+	u := shell("big", "exec sleep 1000")
+	// Short on the wire, too long with the file's line breaks and blanks.
+	for range 10000 {
+		u.Environment = append(u.Environment, "A=")
+	}
+	if err := c.Install(t.Context(), u); err == nil || !strings.Contains(err.Error(), "big") || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("installing: %v", err)
+	}
+	// The largest that is accepted is there after a boot.
+	u.Environment = nil
+	data, err := json.MarshalIndent(u, "", "  ")
+	must(t, err)
+	u.Description = strings.Repeat("d", maxUnitSize-len(data)-len("  \"description\": \"\",\n"))
+	must(t, c.Install(t.Context(), u))
+	stop()
+	c, _ = start(t, dir)
+	eventually(t, "it runs", func() bool { return status(t, c, "big").Active })
+	u.Description += "d"
+	if err := c.Install(t.Context(), u); err == nil {
+		t.Error("one byte more is accepted")
+	}
+}
+
+func TestInstallDuringRemoveInstalls(t *testing.T) {
+	dir := shortDir(t)
+	c, stop := start(t, dir)
+	asked := filepath.Join(dir, "asked")
+	must(t, c.Install(t.Context(), shell("web", `trap "touch `+asked+`" TERM; while :; do sleep 0.02; done`)))
+	must(t, c.Start(t.Context(), "web"))
+	time.Sleep(50 * time.Millisecond) // the trap is set
+	removed := make(chan error, 1)
+	go func() { removed <- c.Remove(context.Background(), "web") }()
+	eventually(t, "the unit is asked to end", func() bool { _, err := os.Stat(asked); return err == nil })
+	must(t, c.Install(t.Context(), shell("web", "exec sleep 1000")))
+	must(t, <-removed)
+	stop()
+	c, _ = start(t, dir)
+	eventually(t, "it runs after a boot", func() bool { return status(t, c, "web").Active })
+}
+
 // raw sends a request without the client's checks and returns the status.
 func raw(t *testing.T, socket, method, path string, body []byte) int {
 	t.Helper()

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -138,16 +139,71 @@ func (g Group) createIn(h Hierarchy) error {
 	return nil
 }
 
-// enableControllers passes all controllers of a version 2 group on to its
-// children.
-func enableControllers(dir string) error {
+// wanted are the controllers of version 2 that a node needs, where the kernel
+// has them.
+var wanted = []string{"cpuset", "cpu", "io", "memory", "pids", "hugetlb"}
+
+// missing lists the wanted controllers that a version 2 group has and does not
+// pass on to its children.
+func missing(dir string) ([]string, error) {
 	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return nil, err
+	}
+	on, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return nil, err
+	}
+	has, passes := strings.Fields(string(available)), strings.Fields(string(on))
+	return slices.DeleteFunc(slices.Clone(wanted), func(c string) bool {
+		return !slices.Contains(has, c) || slices.Contains(passes, c)
+	}), nil
+}
+
+// enableControllers passes the wanted controllers of a version 2 group on to
+// its children.
+func enableControllers(dir string) error {
+	names, err := missing(dir)
 	if err != nil {
 		return err
 	}
-	for c := range strings.FieldsSeq(string(available)) {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
-			return fmt.Errorf("passing on controller %s: %w", c, err)
+	for _, c := range names {
+		if err := switchController(dir, "+"+c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func switchController(dir, change string) error {
+	err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(change), 0o644)
+	if errors.Is(err, unix.EBUSY) && change[0] == '+' {
+		return fmt.Errorf("control group %s has processes of its own, so it cannot pass on a controller (%s): this is a container's cgroup root; run on the host itself, or move the processes to a child group first: %w", dir, change, err)
+	}
+	if err != nil {
+		return fmt.Errorf("switching controller %s of control group %s: %w", change, dir, err)
+	}
+	return nil
+}
+
+// MissingAtRoot lists the controllers that Create will switch on in the host's
+// root group: none on version 1.
+func MissingAtRoot() ([]string, error) {
+	if !Unified() {
+		return nil, nil
+	}
+	return missing(mountPoint)
+}
+
+// DisableAtRoot switches off controllers that Create switched on. One that
+// others pass on by now stays.
+func DisableAtRoot(names []string) error {
+	if !Unified() {
+		return nil
+	}
+	for _, c := range names {
+		if err := switchController(mountPoint, "-"+c); err != nil && !errors.Is(err, unix.EBUSY) {
+			return err
 		}
 	}
 	return nil

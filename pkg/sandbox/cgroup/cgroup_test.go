@@ -3,6 +3,7 @@ package cgroup
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -34,5 +35,27 @@ func TestRemoveTreeGoesFromTheLeavesAndKeepsFiles(t *testing.T) {
 	}
 	if err := removeTree(dir); err != nil {
 		t.Errorf("removing nothing: %v", err)
+	}
+}
+
+func TestOnlyWhatIsWantedAndOffIsSwitchedOn(t *testing.T) {
+	for _, c := range []struct{ has, on, want string }{
+		{"cpuset cpu io memory hugetlb pids rdma misc\n", "", "cpuset cpu io memory pids hugetlb"},
+		{"cpuset cpu io memory hugetlb pids rdma misc\n", "cpu memory pids\n", "cpuset io hugetlb"},
+		{"cpuset cpu io memory pids\n", "cpuset cpu io memory pids\n", ""},
+		{"\n", "\n", ""},
+	} {
+		dir := t.TempDir()
+		for file, text := range map[string]string{"cgroup.controllers": c.has, "cgroup.subtree_control": c.on} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := missing(dir); err != nil || strings.Join(got, " ") != c.want {
+			t.Errorf("has %q, passes on %q: missing are %q, %v; want %q", c.has, c.on, got, err, c.want)
+		}
+	}
+	if _, err := missing(t.TempDir()); err == nil {
+		t.Error("a folder that is no control group")
 	}
 }

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"skerry.dev/skerry/pkg/sandbox"
 	"skerry.dev/skerry/pkg/sandbox/fabric"
@@ -93,6 +95,34 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		if _, err := run(t, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error with %q", args, err, want)
 		}
+	}
+}
+
+func TestDeleteAllGoesOnAfterAFailure(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"busy", "idle"} {
+		if err := os.Mkdir(filepath.Join(root, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Create(filepath.Join(root, ".busy.lock")) // as a command that works on it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(sandbox.DistVariable, root)
+	cmd := NewSandboxCommand()
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs([]string{"delete", "--all", "--root", root})
+	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), `"busy"`) {
+		t.Errorf("%v, want an error that names the busy one", err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "idle")); !os.IsNotExist(err) {
+		t.Errorf("the other one is still there: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -90,13 +91,15 @@ func newDelete(c *common) *cobra.Command {
 					return err
 				}
 			}
+			var errs []error
 			for _, name := range names {
 				if err := sandbox.Delete(places.Root, name); err != nil {
-					return err
+					errs = append(errs, err)
+					continue
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "sandbox %q is deleted\n", name)
 			}
-			return nil
+			return errors.Join(errs...)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "delete all sandboxes of the folder")

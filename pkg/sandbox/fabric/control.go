@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"skerry.dev/skerry/pkg/sandbox/weaklink"
@@ -88,12 +89,7 @@ func (f *Fabric) Serve(ctx context.Context, save func(State) error) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { respond(w, f.Status(), nil) })
 	mux.HandleFunc("POST /boot", handle(func(r bootRequest) error { return f.PowerOn(r.Machine) }))
-	changed := func(err error) error {
-		if err != nil {
-			return err
-		}
-		return save(f.State())
-	}
+	changed := f.saver(save)
 	mux.HandleFunc("POST /link", handle(func(r linkRequest) error {
 		if r.Up != nil {
 			if err := f.SetLink(r.Site, weaklink.Up, *r.Up); err != nil {
@@ -115,6 +111,20 @@ func (f *Fabric) Serve(ctx context.Context, save func(State) error) error {
 		return err
 	}
 	return nil
+}
+
+// saver returns what to call after every change, with its error. One at a time
+// takes the state and saves it: an older state must not end up over a newer.
+func (f *Fabric) saver(save func(State) error) func(error) error {
+	var mu sync.Mutex
+	return func(err error) error {
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return save(f.State())
+	}
 }
 
 // handle decodes a request strictly and reports the error, if any.

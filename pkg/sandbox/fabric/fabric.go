@@ -270,26 +270,46 @@ func (f *Fabric) blockLocked(site string) {
 func (f *Fabric) SetPodRanges(ranges map[string][]netip.Prefix) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, m := range f.config.Spec.Machines() {
-		old, now := f.podRanges[m.Name], ranges[m.Name]
-		for _, p := range old {
-			if !slices.Contains(now, p) {
-				if err := f.routePods(m, p, false); err != nil {
-					return err
-				}
+	machines := f.config.Spec.Machines()
+	// All that go before all that come: a range may change hands.
+	gone := staleRanges(machines, f.podRanges, ranges)
+	for _, m := range machines {
+		for _, p := range gone[m.Name] {
+			if err := f.routePods(m, p, false); err != nil {
+				return err
 			}
 		}
-		for _, p := range now {
+	}
+	for _, m := range machines {
+		for _, p := range ranges[m.Name] {
 			if err := f.routePods(m, p, true); err != nil {
 				return err
 			}
 		}
-		f.podRanges[m.Name] = slices.Clone(now)
+		f.podRanges[m.Name] = slices.Clone(ranges[m.Name])
 	}
 	for name := range f.sites {
 		f.blockLocked(name)
 	}
 	return nil
+}
+
+// staleRanges lists by machine the old ranges whose routes must go. One that
+// stays in its site is not among them: adding it replaces the route.
+func staleRanges(machines []spec.Machine, old, now map[string][]netip.Prefix) map[string][]netip.Prefix {
+	kept := map[string][]netip.Prefix{} // by site
+	for _, m := range machines {
+		kept[m.Site] = append(kept[m.Site], now[m.Name]...)
+	}
+	stale := map[string][]netip.Prefix{}
+	for _, m := range machines {
+		for _, p := range old[m.Name] {
+			if !slices.Contains(kept[m.Site], p) {
+				stale[m.Name] = append(stale[m.Name], p)
+			}
+		}
+	}
+	return stale
 }
 
 func (f *Fabric) routePods(m spec.Machine, pods netip.Prefix, add bool) error {

@@ -2,12 +2,14 @@ package fabric
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -24,6 +26,11 @@ const maxConnections = 512
 
 func newProxy(ctx context.Context, cloud *router, port int, target netip.AddrPort, logger *log.Logger) (*proxy, error) {
 	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		// An earlier network had the port, and somebody took it since.
+		logger.Printf("port %d for kubectl is taken: choosing another", port)
+		l, err = net.Listen("tcp4", "127.0.0.1:0")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listening for kubectl: %w", err)
 	}

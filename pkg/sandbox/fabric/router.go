@@ -152,7 +152,7 @@ func openTUN() (int, error) {
 	const flags = unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK
 	fd, err := unix.Open("/dev/net/tun", flags, 0)
 	if !errors.Is(err, unix.ENOENT) {
-		return fd, err
+		return fd, explainTUN(err)
 	}
 	dir, err := os.MkdirTemp("", "skerry-tun-")
 	if err != nil {
@@ -165,9 +165,17 @@ func openTUN() (int, error) {
 	}
 	fd, err = unix.Open(file, flags, 0)
 	if err != nil {
-		return -1, fmt.Errorf("opening the TUN driver (is module tun loaded? try `modprobe tun`): %w", err)
+		return -1, explainTUN(err)
 	}
 	return fd, nil
+}
+
+// explainTUN adds what to do where a file has no driver behind it.
+func explainTUN(err error) error {
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("opening the TUN driver (is module tun loaded? try `modprobe tun`): %w", err)
+	}
+	return err
 }
 
 // plug makes a cable between the bridge and the network namespace of a

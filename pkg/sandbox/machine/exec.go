@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,11 @@ import (
 	"skerry.dev/skerry/pkg/sandbox/process"
 	"skerry.dev/skerry/pkg/sandbox/thread"
 )
+
+// outputDelay is how long after the command's end Wait waits for processes
+// that it left behind with its output. It does not matter where input and
+// output are files, such as a terminal.
+const outputDelay = 5 * time.Second
 
 // Command is to be run inside a machine.
 type Command struct {
@@ -77,7 +83,7 @@ func (c Config) startInside(id process.ID, command Command) (*exec.Cmd, error) {
 	cmd := &exec.Cmd{
 		Path: program, Args: command.Args, Env: append(env, command.Env...), Dir: "/root",
 		Stdin: command.Stdin, Stdout: command.Stdout, Stderr: command.Stderr,
-		SysProcAttr: attr,
+		SysProcAttr: attr, WaitDelay: outputDelay,
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", program, err)

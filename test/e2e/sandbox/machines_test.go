@@ -198,6 +198,13 @@ func commands(t *testing.T, sb *sandbox.Sandbox) {
 	// What a command leaves running belongs to the machine.
 	n.Shell("setsid sleep 1000 > /dev/null 2>&1 &")
 	n.Kill("sleep")
+	// One that keeps the output open does not keep us past the timeout.
+	began := time.Now()
+	_, err := sb.Box().Output(t.Context(), time.Second, n.Name(), "sh", "-c", "setsid sleep 1000 & exec sleep 1000")
+	if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "not done after 1s") || took > 15*time.Second {
+		t.Errorf("after %s: %v, want the timeout of 1s", took, err)
+	}
+	n.Kill("sleep")
 	for name, err := range map[string]error{
 		"west-9":  sb.Box().PowerOff("west-9"),
 		"no site": func() error { _, err := sb.Box().MachineNames("north"); return err }(),
