@@ -104,9 +104,14 @@ var rows = []row{
 		fault: func(c *cluster) {
 			c.Site("west").Cut()
 			c.WaitReady(time.Minute, corev1.ConditionUnknown, west...)
-			leader := c.leader()
+			leader := c.Leader(controllerManager)
 			c.ControlPlane().Kill(controllerManager)
-			c.waitForLeader(leader)
+			c.Eventually(2*time.Minute, "another "+controllerManager+" leads", func() error {
+				if now := c.Leader(controllerManager); now == leader || now == "" {
+					return fmt.Errorf("it is %q", now)
+				}
+				return nil
+			})
 		},
 		heal: healWest,
 	},
@@ -197,7 +202,7 @@ func runRows(t *testing.T, v timings, variants []variant) {
 			c := &cluster{s.In(t), t}
 			c.waitForOurs()
 			for _, component := range v.pristine {
-				c.usePristine(component)
+				c.UsePristine(component)
 			}
 			for _, r := range v.rows {
 				t.Run(r.name, func(t *testing.T) {
@@ -218,7 +223,7 @@ func TestDefaultTimings(t *testing.T) {
 			t.Parallel()
 			c := &cluster{sandbox.New(t, ""), t}
 			if variant == "pristine" {
-				c.usePristine(controllerManager)
+				c.UsePristine(controllerManager)
 			}
 			i := slices.IndexFunc(rows, func(r row) bool { return r.name == "site-cut" })
 			r := rows[i]
@@ -276,16 +281,6 @@ type cluster struct {
 	t *testing.T
 }
 
-// usePristine runs upstream's build of a component, and waits until it works.
-func (c *cluster) usePristine(component string) {
-	c.t.Helper()
-	leader := c.leader()
-	c.UsePristine(component)
-	if component == controllerManager {
-		c.waitForLeader(leader)
-	}
-}
-
 // waitForOurs waits until Skerry's kube-controller-manager runs and an API
 // server answers, after a case that ran others.
 func (c *cluster) waitForOurs() {
@@ -298,31 +293,6 @@ func (c *cluster) waitForOurs() {
 		status := pod.Status.ContainerStatuses
 		if len(status) != 1 || !status[0].Ready || !strings.Contains(status[0].Image, "skerry") {
 			return fmt.Errorf("pod %s: %v", pod.Name, status)
-		}
-		return nil
-	})
-}
-
-// leader is which kube-controller-manager leads.
-func (c *cluster) leader() string {
-	c.t.Helper()
-	lease, err := c.Kube().CoordinationV1().Leases(metav1.NamespaceSystem).Get(c.Context(), controllerManager, metav1.GetOptions{})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return *lease.Spec.HolderIdentity
-}
-
-// waitForLeader waits until another one leads.
-func (c *cluster) waitForLeader(before string) {
-	c.t.Helper()
-	c.Eventually(2*time.Minute, "another "+controllerManager+" leads", func() error {
-		lease, err := c.Kube().CoordinationV1().Leases(metav1.NamespaceSystem).Get(c.Context(), controllerManager, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if holder := *lease.Spec.HolderIdentity; holder == before || holder == "" {
-			return fmt.Errorf("it is %q", holder)
 		}
 		return nil
 	})
