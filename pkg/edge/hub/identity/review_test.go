@@ -1,0 +1,116 @@
+package identity
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// bearing sends requests to a server with the caller's token.
+type bearing struct {
+	host  string
+	token string
+}
+
+func (b bearing) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.URL.Scheme, r.URL.Host = "http", b.host
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+func TestOnline(t *testing.T) {
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		var review authorizationv1.SelfSubjectAccessReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil || r.URL.Path != reviewPath || r.Method != http.MethodPost {
+			t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
+		}
+		switch r.Header.Get("Authorization") {
+		case "Bearer till", "Bearer clerk":
+		case "Bearer broken":
+			http.Error(w, "etcd", http.StatusInternalServerError)
+			return
+		default:
+			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			return
+		}
+		if at := review.Spec.ResourceAttributes; at != nil {
+			review.Status.Allowed = *at == authorizationv1.ResourceAttributes{Namespace: "shop", Verb: "get", Group: "apps", Version: "v1", Resource: "deployments", Subresource: "status", Name: "a"} &&
+				r.Header.Get("Authorization") == "Bearer till"
+		} else {
+			review.Status.Allowed = *review.Spec.NonResourceAttributes == authorizationv1.NonResourceAttributes{Path: "/version", Verb: "get"}
+		}
+		w.WriteHeader(http.StatusCreated)
+		_ = json.NewEncoder(w).Encode(review)
+	}))
+	defer server.Close()
+	host := must(url.Parse(server.URL)).Host
+	now := time.Now()
+	down := false
+	a := NewAuthorizer(AuthorizerOptions{
+		Now: func() time.Time { return now },
+		Transport: func(c Caller) http.RoundTripper {
+			if down {
+				return failing{}
+			}
+			return bearing{host, c.Token}
+		},
+	})
+	till, clerk := Caller{Token: "till"}, Caller{Token: "clerk"}
+	get := Attributes{Verb: "get", Group: "apps", Version: "v1", Resource: "deployments", Subresource: "status", Namespace: "shop", Name: "a"}
+	other := get
+	other.Name = "b"
+	for _, step := range []struct {
+		name   string
+		caller Caller
+		at     Attributes
+		later  time.Duration
+		down   bool
+		check  func(error) bool
+		asks   int32
+	}{
+		{"yes", till, get, 0, false, isNil, 1},
+		{"yes again", till, get, time.Minute, false, isNil, 0},
+		{"yes, without the API server", till, get, 30 * time.Second, true, isNil, 0},
+		{"another name", till, other, 0, false, apierrors.IsForbidden, 1},
+		{"no again", till, other, 5 * time.Second, false, apierrors.IsForbidden, 0},
+		{"no, after a while", till, other, 6 * time.Second, false, apierrors.IsForbidden, 1},
+		{"another token", clerk, get, 0, false, apierrors.IsForbidden, 1},
+		{"yes has run out", till, get, time.Minute, false, isNil, 1},
+		{"a path", till, Attributes{Verb: "get", Path: "/version"}, 0, false, isNil, 1},
+		{"another path", till, Attributes{Verb: "get", Path: "/metrics"}, 0, false, apierrors.IsForbidden, 1},
+		{"a bad token", Caller{Token: "bad"}, get, 0, false, apierrors.IsUnauthorized, 1},
+		{"a bad token is not remembered", Caller{Token: "bad"}, get, 0, false, apierrors.IsUnauthorized, 1},
+		{"an ill API server", Caller{Token: "broken"}, get, 0, false, apierrors.IsServiceUnavailable, 1},
+		{"no API server", Caller{Token: "new"}, get, 0, true, func(err error) bool { return errors.Is(err, errDown) }, 0},
+		{"no token", Caller{}, get, 0, false, apierrors.IsForbidden, 0},
+		{"the node", Caller{Node: true, Verified: true}, get, 0, false, isNil, 0},
+	} {
+		now, down = now.Add(step.later), step.down
+		before := asked.Load()
+		if err := a.Online(t.Context(), step.caller, step.at); !step.check(err) {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		if n := asked.Load() - before; n != step.asks {
+			t.Errorf("%s: asked %d times, want %d", step.name, n, step.asks)
+		}
+	}
+}
+
+func isNil(err error) bool { return err == nil }
+
+var errDown = errors.New("down")
+
+type failing struct{}
+
+func (failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, errDown }
