@@ -1,0 +1,566 @@
+package views
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
+
+	"skerry.dev/skerry/pkg/edge/hub/wire"
+	"skerry.dev/skerry/pkg/edge/store"
+)
+
+// intake takes a whole list into the store, item by item. Until it is finished,
+// the view is what it was, but for objects that are newer: what is new is joined
+// to a view of its own first, and what is gone leaves at the end.
+type intake struct {
+	vs       *Views
+	v        *view // nil if nobody follows the view
+	q        store.Query
+	kind     string
+	node     bool
+	fresh    bool                 // the store has no whole copy
+	announce bool                 // watchers know a whole copy, and want the differences
+	broken   bool                 // the store has lost members without a trace
+	before   uint64               // what the view had reached
+	restored bool                 // the cloud's revisions went back
+	have     map[store.Key]uint64 // members that the list has not shown yet
+	staging  store.Query          // where new members wait; the zero query if fresh
+	staged   bool
+
+	pending []change
+	bytes   int
+	changes []change
+	ahead   []store.Object     // the stored copy of which is newer
+	covered map[store.Key]bool // listed, and unwritten until then
+	failed  error              // the store took nothing any more
+}
+
+// change is an object that the list changes.
+type change struct {
+	key     store.Key
+	kind    watch.EventType
+	rv      uint64
+	silent  bool            // watchers have it already
+	matched map[string]bool // of the state before
+	former  *store.Object   // another one of the same name, which was deleted
+	object  *store.Object   // while it is in no store
+}
+
+const (
+	batchItems = 100
+	batchBytes = 512 << 10
+	// stagingMark begins the label selector of a staging view. No selector
+	// begins like that.
+	stagingMark = "!staging "
+)
+
+var stagingNumber atomic.Uint64
+
+func (vs *Views) newIntake(v *view, q store.Query, kind string, node bool) (*intake, error) {
+	in := &intake{vs: vs, v: v, q: q, kind: kind, node: node, covered: map[store.Key]bool{}}
+	old, ok, err := vs.st.View(q)
+	if err != nil {
+		return nil, fmt.Errorf("reading the view %s: %w", q, err)
+	}
+	in.fresh = !ok || !old.Complete
+	if ok {
+		in.kind = first(in.kind, old.Kind)
+		in.node = in.node || old.Node
+		if in.have, err = vs.st.Versions(q); err != nil {
+			vs.log.Warn("a stored view is damaged and is replaced", "view", q.String(), "error", err)
+			in.fresh, in.broken, in.have = true, true, nil
+		}
+	}
+	if in.have == nil {
+		in.have = map[store.Key]uint64{}
+	}
+	if v != nil {
+		v.mu.Lock()
+		in.announce = v.complete && !in.broken
+		v.mu.Unlock()
+	}
+	if !in.fresh {
+		in.staging = q
+		in.staging.LabelSelector = stagingMark + strconv.FormatUint(stagingNumber.Add(1), 10)
+	}
+	return in, nil
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// dropStaging removes what an interrupted intake left.
+func (vs *Views) dropStaging() error {
+	all, err := vs.st.Views("", "")
+	if err != nil {
+		return fmt.Errorf("reading the views: %w", err)
+	}
+	b := &store.Batch{}
+	for _, v := range all {
+		if isStaging(v.Query) {
+			b.DeleteView(v.Query)
+		}
+	}
+	if err := vs.st.Apply(b, store.Lazy); err != nil {
+		vs.log.Warn("removing interrupted lists", "error", err)
+	}
+	return nil
+}
+
+func isStaging(q store.Query) bool {
+	return len(q.LabelSelector) >= len(stagingMark) && q.LabelSelector[:len(stagingMark)] == stagingMark
+}
+
+// add takes one item of the list.
+func (in *intake) add(o store.Object) error {
+	in.kind = first(in.kind, o.Kind)
+	key := o.Key
+	c := change{key: key, kind: watch.Modified, rv: o.ResourceVersion, object: &o}
+	had, member := in.have[key]
+	delete(in.have, key)
+	u, covered := in.unwritten(key)
+	if covered {
+		in.covered[key] = true
+		if member = u != nil; member {
+			had = u.ResourceVersion
+			c.silent = had == o.ResourceVersion
+		}
+	} else if member && had == o.ResourceVersion && !in.restored && !in.vs.isLocal(key, had) && (!in.announce || in.showed(key, had)) {
+		return nil
+	}
+	if !member {
+		c.kind = watch.Added
+	} else if in.v != nil {
+		c.matched = in.v.matchedBy(key)
+	}
+	in.pending = append(in.pending, c)
+	in.bytes += len(o.Data)
+	if len(in.pending) >= batchItems || in.bytes >= batchBytes {
+		return in.flush()
+	}
+	return nil
+}
+
+func (in *intake) showed(k store.Key, rv uint64) bool {
+	in.v.mu.Lock()
+	defer in.v.mu.Unlock()
+	return in.v.showedVersion(k, rv)
+}
+
+func (in *intake) unwritten(k store.Key) (o *store.Object, ok bool) {
+	if in.v == nil {
+		return nil, false
+	}
+	in.v.mu.Lock()
+	defer in.v.mu.Unlock()
+	o, ok = in.v.unwritten.objects[k]
+	return o, ok
+}
+
+// matchedBy evaluates the selectors of the watchers that are here now.
+func (v *view) matchedBy(k store.Key) map[string]bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.selective == 0 {
+		return nil
+	}
+	o := v.current(k)
+	if o == nil || !v.showed(o) {
+		return nil // not what watchers have seen
+	}
+	known := map[string]bool{}
+	for w := range v.watchers {
+		if _, ok := known[w.m.key]; !ok && !w.m.everything() {
+			if yes, err := w.m.matches(o); err == nil {
+				known[w.m.key] = yes
+			}
+		}
+	}
+	return known
+}
+
+// flush writes what was added.
+func (in *intake) flush() error {
+	pending := in.pending
+	in.pending, in.bytes = nil, 0
+	if len(pending) == 0 {
+		return nil
+	}
+	if in.v != nil {
+		in.v.mu.Lock()
+		defer in.v.mu.Unlock()
+		if err := in.vs.current(context.Background()); err != nil {
+			return err
+		}
+	}
+	b := &store.Batch{}
+	to := in.q
+	switch {
+	case in.fresh:
+		if in.broken && len(in.changes) == 0 {
+			b.DeleteView(in.q)
+		}
+		b.SetView(store.View{Query: in.q, Kind: in.kind, Node: in.node})
+	default:
+		// Nothing new may be shown before the list is whole.
+		in.staged, to = true, in.staging
+		b.SetView(store.View{Query: in.staging, Kind: in.kind})
+	}
+	for i := range pending {
+		c := &pending[i]
+		prev, ok, err := in.vs.st.Get(c.key)
+		if ok = ok && err == nil; ok && c.kind != watch.Added {
+			in.vs.preserve(in.v, c.kind, c.key, &prev)
+			if in.announce && prev.UID != c.object.UID && !c.silent {
+				c.former = &prev
+			}
+		}
+		if ok && prev.ResourceVersion > c.rv && !in.restored && !in.vs.isLocal(c.key, prev.ResourceVersion) {
+			in.ahead = append(in.ahead, *c.object)
+		} else {
+			*c.object = in.vs.rebase(*c.object)
+			b.Put(*c.object)
+		}
+		if c.kind == watch.Added {
+			b.Join(to, c.key)
+		}
+	}
+	err := in.failed
+	if err == nil {
+		err = in.vs.st.Apply(b, store.Soon)
+	}
+	if err == nil {
+		for i := range pending {
+			in.vs.isCloud(pending[i].key)
+			pending[i].object = nil
+		}
+	} else {
+		if in.v == nil {
+			return fmt.Errorf("keeping the list of %s: %w", in.q, err)
+		}
+		// Watchers are to have it nevertheless, see unwritten.
+		if in.failed == nil {
+			in.v.degrade(err)
+			in.failed = err
+		}
+	}
+	in.changes = append(in.changes, pending...)
+	return nil
+}
+
+// settle decides about stored copies that are newer than the list: if its
+// revision is beyond them, they are not the cloud's, and are replaced.
+func (in *intake) settle(revision uint64) error {
+	b := &store.Batch{}
+	for _, o := range in.ahead {
+		stored, ok, err := in.vs.st.Get(o.Key)
+		if err == nil && ok && stored.ResourceVersion > revision && !in.restored {
+			continue
+		}
+		b.Put(in.vs.rebase(o))
+	}
+	in.ahead = nil
+	if b.Len() == 0 || in.failed != nil {
+		return nil
+	}
+	if err := in.vs.st.Apply(b, store.Soon); err != nil {
+		return fmt.Errorf("keeping the list of %s: %w", in.q, err)
+	}
+	return nil
+}
+
+// abort undoes what can be undone.
+func (in *intake) abort() {
+	if in.staged {
+		b := &store.Batch{}
+		b.DeleteView(in.staging)
+		if err := in.vs.st.Apply(b, store.Lazy); err != nil {
+			in.vs.log.Warn("removing an interrupted list", "error", err)
+		}
+	}
+}
+
+// conclude adds to a batch what makes the list the view: v's mu is held, if there
+// is one. It returns who is gone.
+func (in *intake) conclude(b *store.Batch) (gone []store.Key) {
+	for _, c := range in.changes {
+		if c.kind == watch.Added && !in.fresh {
+			b.Join(in.q, c.key)
+		}
+	}
+	for k := range in.have {
+		gone = append(gone, k)
+	}
+	slices.SortFunc(gone, func(a, b store.Key) int {
+		if less(a, b) {
+			return -1
+		}
+		return 1
+	})
+	for _, k := range gone {
+		b.Leave(in.q, k)
+	}
+	if in.staged {
+		b.DeleteView(in.staging)
+	}
+	return gone
+}
+
+// list reads the whole collection and sends the differences to the watchers.
+func (v *view) list(ctx context.Context, c credential) error {
+	v.mu.Lock()
+	restored, kind, shown := v.restored, v.kind, v.rv
+	v.relist, v.listing = false, true
+	select {
+	case <-v.kick:
+	default:
+	}
+	v.mu.Unlock()
+	defer func() {
+		v.mu.Lock()
+		v.listing = false
+		v.mu.Unlock()
+	}()
+	in, err := v.vs.newIntake(v, v.q, kind, c.caller.Node)
+	if err != nil {
+		return err
+	}
+	in.restored = restored
+	revision, err := v.readPages(ctx, c, in)
+	if err == nil {
+		err = in.flush()
+	}
+	if err == nil && revision < shown && !restored {
+		v.log.Warn("the cloud's revision went back: it has been restored from a backup", "was", shown, "is", revision)
+		in.abort()
+		v.mu.Lock()
+		v.restored = true
+		v.mu.Unlock()
+		return nil
+	}
+	if err == nil {
+		err = in.settle(revision)
+	}
+	if err == nil {
+		err = v.vs.current(ctx)
+	}
+	if err != nil {
+		in.abort()
+		v.mu.Lock()
+		v.relist = true
+		v.mu.Unlock()
+		return err
+	}
+	v.present(in, revision)
+	return nil
+}
+
+func (v *view) readPages(ctx context.Context, c credential, in *intake) (uint64, error) {
+	p := parameters(v.q)
+	p.Set("limit", "500")
+	for {
+		meta, err := v.vs.listPage(ctx, c.caller, v.q, p, in.add)
+		if err != nil {
+			return 0, err
+		}
+		if meta.Continue == "" {
+			rv, err := strconv.ParseUint(meta.ResourceVersion, 10, 64)
+			if err != nil || rv == 0 {
+				return 0, fmt.Errorf("the list of %s has the resourceVersion %q", v.q, meta.ResourceVersion)
+			}
+			return rv, nil
+		}
+		p.Set("continue", meta.Continue)
+	}
+}
+
+// present makes the list what clients see.
+func (v *view) present(in *intake, revision uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	hidden, lost := v.unwritten.objects, v.unwritten.lost
+	for k, o := range hidden {
+		if o != nil && !in.covered[k] {
+			in.have[k] = o.ResourceVersion // known here, not in the store, and not in the list
+		}
+	}
+	shown := v.shown()
+	in.before = v.rv
+	v.kind, v.node, v.complete = first(v.kind, in.kind), v.node || in.node, true
+	v.rv, v.synced, v.relist, v.restored = revision, time.Now(), false, false
+	if in.restored || v.localRV <= revision {
+		v.localRV = 0
+	}
+	v.unwritten.lost = false // at least for what describe writes
+	b := &store.Batch{}
+	v.describe(b)
+	gone := in.conclude(b)
+	b.SetRevision(revision)
+	events := v.differences(in, gone, shown, revision)
+	err := in.failed
+	if err == nil {
+		err = v.vs.st.Apply(b, store.Soon)
+	}
+	if err == nil {
+		v.described()
+		v.unwritten = unwritten{}
+	} else {
+		v.keepUnwritten(in, gone, lost, err)
+	}
+	switch {
+	case in.restored || !in.announce || v.window.from > revision:
+		v.forgetEvents(revision)
+		for w := range v.watchers {
+			w.expire(revision)
+		}
+	default:
+		for _, e := range events {
+			v.deliver(e, true)
+		}
+	}
+	v.notify()
+}
+
+// keepUnwritten puts a list that the store did not take into memory, if it fits.
+func (v *view) keepUnwritten(in *intake, gone []store.Key, lost bool, err error) {
+	v.degrade(err)
+	u := &v.unwritten
+	u.lost = false
+	for i := range in.changes {
+		c := &in.changes[i]
+		if c.object == nil {
+			if o, ok, err := v.vs.st.Get(c.key); err == nil && ok {
+				c.object = &o
+			} else {
+				lost = true
+			}
+		}
+		u.put(c.key, c.object)
+	}
+	for _, k := range gone {
+		u.put(k, nil)
+	}
+	u.lost = u.lost || lost
+}
+
+// differences are the events that lead from what was shown to the list: mu is
+// held, and the store has the old members still.
+func (v *view) differences(in *intake, gone []store.Key, shown, revision uint64) []*event {
+	now := time.Now()
+	events := make([]*event, 0, len(in.changes)+len(gone))
+	newest := shown
+	former := map[*event]*store.Object{}
+	for i := range in.changes {
+		c := &in.changes[i]
+		if c.kind == watch.Added {
+			v.vs.preserve(v, watch.Added, c.key, nil)
+		}
+		if !in.announce || in.restored || c.silent {
+			continue
+		}
+		o := c.object
+		if o == nil {
+			stored, ok, err := v.vs.st.Get(c.key)
+			if err != nil || !ok || stored.ResourceVersion > revision {
+				continue // a newer state comes by the watch
+			}
+			o = &stored
+		}
+		newest = max(newest, o.ResourceVersion)
+		e := &event{kind: c.kind, rv: o.ResourceVersion, cur: o, matched: c.matched, at: now}
+		events = append(events, e)
+		if c.former != nil && c.kind == watch.Modified {
+			e.kind, e.matched = watch.Added, nil
+			former[e] = c.former
+		}
+	}
+	slices.SortStableFunc(events, func(a, b *event) int {
+		if a.rv < b.rv {
+			return -1
+		}
+		if a.rv > b.rv {
+			return 1
+		}
+		return 0
+	})
+	if len(former) > 0 {
+		events = v.deleteFirst(in, events, former, shown)
+	}
+	// Nobody may take a deletion for something that is known already.
+	for w := range v.watchers {
+		w.mu.Lock()
+		newest = max(newest, min(w.last, revision))
+		w.mu.Unlock()
+	}
+	until := revision
+	if newest >= revision {
+		// No resourceVersion is left to tell who has seen all of them: who
+		// resumes at this one gets them once more.
+		until++
+	}
+	for i, k := range gone {
+		prev := v.current(k)
+		v.vs.preserve(v, watch.Deleted, k, prev)
+		last := prev
+		if prev != nil && prev.ResourceVersion > in.before && !v.vs.isLocal(k, prev.ResourceVersion) {
+			prev = nil // not what watchers have seen
+		}
+		if _, hidden := v.unwritten.objects[k]; !in.announce || in.restored || hidden && last == nil {
+			continue
+		}
+		rv := min(newest, revision)
+		if i == len(gone)-1 {
+			rv = revision
+		}
+		events = append(events, &event{kind: watch.Deleted, rv: rv, cur: v.tombstone(k, last, rv), prev: prev, until: until, at: now})
+	}
+	return events
+}
+
+// deleteFirst puts the deletion of an object before the event that adds another
+// one of the same name, as the API server would have told it.
+func (v *view) deleteFirst(in *intake, events []*event, former map[*event]*store.Object, last uint64) []*event {
+	out := make([]*event, 0, len(events)+len(former))
+	for _, e := range events {
+		if old := former[e]; old != nil {
+			gone := &event{kind: watch.Deleted, rv: last, cur: v.tombstone(old.Key, old, last), until: max(e.rv, last+1), at: e.at}
+			if old.ResourceVersion <= in.before || v.vs.isLocal(old.Key, old.ResourceVersion) {
+				gone.prev = old
+			}
+			out = append(out, gone)
+		}
+		out = append(out, e)
+		last = max(last, e.rv)
+	}
+	return out
+}
+
+// tombstone is the object that a deletion carries.
+func (v *view) tombstone(k store.Key, prev *store.Object, rv uint64) *store.Object {
+	if prev != nil {
+		if o, err := wire.WithResourceVersion(*prev, rv); err == nil {
+			return &o
+		}
+	}
+	groupVersion := k.Version
+	if k.Group != "" {
+		groupVersion = k.Group + "/" + k.Version
+	}
+	body := fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q,"metadata":{"name":%q,"namespace":%q,"resourceVersion":"%d"}}`, groupVersion, v.kind, k.Name, k.Namespace, rv)
+	o, err := wire.Decode("application/json", body, k)
+	if err != nil {
+		o = store.Object{Format: store.FormatJSON, Data: body}
+	}
+	o.Key, o.Kind, o.ResourceVersion = k, v.kind, min(rv, math.MaxInt64)
+	return &o
+}
