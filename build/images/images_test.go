@@ -18,7 +18,7 @@ func testSources(t *testing.T) sources {
 	return sources{out: t.TempDir(), arch: "arm64", kubernetes: "v1.37.2+skerry.0", upstream: "v1.37.2", source: t.TempDir()}
 }
 
-// A node never pulls: whatever kubeadm wants for a cluster must be made.
+// A node never pulls: whatever kubeadm and Skerry want for a cluster must be made.
 func TestEveryImageThatKubeadmWants(t *testing.T) {
 	s := testSources(t)
 	wanted := kubeadmimages.GetControlPlaneImages(&kubeadm.ClusterConfiguration{
@@ -26,6 +26,7 @@ func TestEveryImageThatKubeadmWants(t *testing.T) {
 		ImageRepository:   v1beta4.DefaultImageRepository,
 		Etcd:              kubeadm.Etcd{Local: &kubeadm.LocalEtcd{}},
 	})
+	wanted = append(wanted, "skerry.dev/skerry-controller-manager:v1.37.2_skerry.0")
 	var made []string
 	for _, r := range productRecipes(s) {
 		made = append(made, r.names...)

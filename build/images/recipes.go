@@ -12,6 +12,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm/v1beta4"
 	"k8s.io/kubernetes/cmd/kubeadm/app/constants"
 	kubeadmimages "k8s.io/kubernetes/cmd/kubeadm/app/images"
+	kubeadmutil "k8s.io/kubernetes/cmd/kubeadm/app/util"
 
 	"skerry.dev/build/images/layer"
 )
@@ -20,13 +21,17 @@ import (
 // without a folder.
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// controllerManager is what runs beside the control plane.
+const controllerManager = "skerry-controller-manager"
+
 // The names of the sets of Debian packages that hack/build-images.sh downloads.
 const (
 	productPackages = "product"
 	testPackages    = "test"
 )
 
-// productRecipes returns what a cluster runs, under the names that kubeadm asks for.
+// productRecipes returns what a cluster runs: Kubernetes under the names that
+// kubeadm asks for, and Skerry's own.
 func productRecipes(s sources) []recipe {
 	cluster := &kubeadm.ClusterConfiguration{
 		KubernetesVersion: s.kubernetes,
@@ -48,6 +53,17 @@ func productRecipes(s sources) []recipe {
 		names:  []string{kubeadmimages.GetDNSImage(cluster)},
 		config: v1.Config{Entrypoint: []string{"/coredns"}, User: "65532:65532", Env: []string{searchPath}, WorkingDir: "/"},
 		fill:   fillCoreDNS,
+	}, {
+		file: controllerManager + ".tar",
+		// Skerry's own: not under the registry of Kubernetes.
+		names:  []string{"skerry.dev/" + controllerManager + ":" + kubeadmutil.KubernetesVersionToImageTag(s.kubernetes)},
+		config: v1.Config{Entrypoint: []string{"/usr/local/bin/" + controllerManager}, Env: []string{searchPath}, WorkingDir: "/"},
+		fill: func(c *contents) error {
+			if err := c.place("bin/"+controllerManager, "/usr/local/bin/"+controllerManager, 0o755); err != nil {
+				return err
+			}
+			return fillBase(c)
+		},
 	}}
 	return append(recipes, kubernetesRecipes(cluster, "bin", "%s.tar",
 		constants.KubeAPIServer, constants.KubeControllerManager, constants.KubeScheduler, constants.KubeProxy)...)
