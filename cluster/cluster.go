@@ -1,6 +1,7 @@
-// Package cluster holds what Skerry installs into a cluster: today the
-// admission policies and roles of sites. It is data with the names that code
-// has to know; it must not know how or when it is applied.
+// Package cluster holds what Skerry installs into a cluster: the admission
+// policies and roles of sites, and what the agents of nodes need. It is data
+// with the names that code has to know; it must not know how or when it is
+// applied.
 package cluster
 
 import (
@@ -23,22 +24,38 @@ const (
 	NodePolicy = "skerry.dev-node"
 )
 
-//go:embed policies/*.yaml
-var policies embed.FS
+// ApplyAnnotation says how an object is applied. With IfAbsent it is the user's
+// as soon as it is there.
+const (
+	ApplyAnnotation = "skerry.dev/apply"
+	IfAbsent        = "if-absent"
+)
+
+// ImagePlaceholder stands for the image of skerry-controller-manager, whose tag
+// is the cluster's version.
+const ImagePlaceholder = "IMAGE"
+
+//go:embed policies/*.yaml hub/*.yaml
+var folders embed.FS
 
 // Policies returns the objects of the folder policies in the order in which
 // they are to be applied: what forbids comes before what allows.
-func Policies() ([]*unstructured.Unstructured, error) {
-	const dir = "policies"
-	files, err := policies.ReadDir(dir)
+func Policies() ([]*unstructured.Unstructured, error) { return read("policies") }
+
+// Hub returns the objects of the folder hub, in the order in which they are to be
+// applied. Their image is ImagePlaceholder.
+func Hub() ([]*unstructured.Unstructured, error) { return read("hub") }
+
+func read(dir string) ([]*unstructured.Unstructured, error) {
+	files, err := folders.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("listing the policies: %w", err)
+		return nil, fmt.Errorf("listing the objects of %s: %w", dir, err)
 	}
 	var objects []*unstructured.Unstructured
 	for _, file := range files {
-		data, err := policies.ReadFile(path.Join(dir, file.Name()))
+		data, err := folders.ReadFile(path.Join(dir, file.Name()))
 		if err != nil {
-			return nil, fmt.Errorf("reading policy %s: %w", file.Name(), err)
+			return nil, fmt.Errorf("reading %s: %w", path.Join(dir, file.Name()), err)
 		}
 		decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
 		for {
@@ -48,7 +65,7 @@ func Policies() ([]*unstructured.Unstructured, error) {
 				break
 			}
 			if err != nil {
-				return nil, fmt.Errorf("decoding policy %s: %w", file.Name(), err)
+				return nil, fmt.Errorf("decoding %s: %w", path.Join(dir, file.Name()), err)
 			}
 			if len(object.Object) > 0 {
 				objects = append(objects, &object)

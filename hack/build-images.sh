@@ -19,7 +19,7 @@ case "${1:-}" in
 *) die "usage: hack/build-images.sh [--test]" ;;
 esac
 
-for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy etcd etcdctl coredns; do
+for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy skerry-controller-manager etcd etcdctl coredns; do
 	[[ -x $BIN/$program ]] || die "$BIN/$program is missing; run: make build ARCH=$ARCH"
 done
 

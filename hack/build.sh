@@ -13,3 +13,6 @@ go build -ldflags "-s -w $(version_ldflags "$KUBERNETES_VERSION+$SKERRY_REVISION
 	k8s.io/kubernetes/cmd/kube-apiserver \
 	k8s.io/kubernetes/cmd/kube-scheduler \
 	k8s.io/kubernetes/cmd/kubectl
+# A CNI plugin is found among the others.
+mkdir -p "$OUT/$ARCH/cni"
+mv "$BIN/skerry-ipam" "$OUT/$ARCH/cni/"

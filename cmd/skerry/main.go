@@ -1,5 +1,6 @@
 // Command skerry installs and operates Skerry clusters: init, join, reset,
-// token and status on the hosts, sandbox for whole clusters on one machine.
+// token, status and store on the hosts, sandbox for whole clusters on one
+// machine.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/version"
 
+	storecmd "skerry.dev/skerry/pkg/edge/store/cmd"
 	installcmd "skerry.dev/skerry/pkg/install/cmd"
 	sandboxcmd "skerry.dev/skerry/pkg/sandbox/cmd"
 )
@@ -34,6 +36,7 @@ func main() {
 		installcmd.NewResetCommand(),
 		installcmd.NewTokenCommand(),
 		installcmd.NewStatusCommand(),
+		storecmd.NewStoreCommand(),
 		sandboxcmd.NewSandboxCommand(),
 	)
 	err := root.ExecuteContext(ctx)

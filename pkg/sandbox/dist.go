@@ -81,7 +81,7 @@ func outputDir() (string, error) {
 }
 
 // needed lists the programs a cluster is made with.
-var needed = []string{"skerry", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "runc", "ctr"}
+var needed = []string{"skerry", "skerry-agent", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "runc", "ctr"}
 
 // openDist checks that Skerry is built. Machines without Kubernetes need
 // nothing of it but the folders.

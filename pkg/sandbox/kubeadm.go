@@ -144,10 +144,14 @@ func registration(m spec.Machine) doc {
 }
 
 func joinDocuments(m spec.Machine) []doc {
-	return []doc{{
+	d := doc{
 		"apiVersion": kubeadmAPI, "kind": "JoinConfiguration",
 		"nodeRegistration": registration(m),
-	}}
+	}
+	if !m.Cloud() && !m.Hub {
+		d["skipPhases"] = []string{"agent"}
+	}
+	return []doc{d}
 }
 
 // kubeletDocument holds for all nodes: kubeadm hands it to those that join.

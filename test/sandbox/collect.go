@@ -12,9 +12,14 @@ import (
 // kinds are written down when a test fails.
 var kinds = []string{"nodes", "pods", "deployments,daemonsets,replicasets", "services,endpointslices", "leases", "events", "configmaps"}
 
-// collect writes all evidence into a folder and says where.
+// collect writes all evidence into a folder and says where. Only the first call
+// of a test does.
 func (s *Sandbox) collect() {
 	s.t.Helper()
+	if s.collected {
+		return
+	}
+	s.collected = true
 	name := strings.Trim(notInName.ReplaceAllString(strings.ToLower(s.t.Name()), "-"), "-")
 	to := filepath.Join(filepath.Dir(s.places.Root), "logs", name+"-"+time.Now().UTC().Format("20060102-150405"))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

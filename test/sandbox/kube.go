@@ -67,6 +67,9 @@ func (s *Sandbox) Apply(yaml string) {
 	_, err := s.kubectl(s.t.Context(), yaml, "apply", "--server-side", "--force-conflicts", "-f", "-")
 	s.must(err)
 	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.collect() // before the evidence goes
+		}
 		// The next test must not find them; an API server that is gone by now
 		// is its own failure.
 		_, err := s.kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--wait=true", "--timeout=60s", "-f", "-")

@@ -31,6 +31,8 @@ type Sandbox struct {
 	*shared
 	t     testing.TB
 	began time.Time
+
+	collected bool // evidence, of this test
 }
 
 // shared is what all tests of one sandbox have in common.
@@ -138,6 +140,13 @@ func (s *Sandbox) In(t testing.TB) *Sandbox {
 	sub := &Sandbox{shared: s.shared, t: t, began: time.Now()}
 	sub.bind()
 	return sub
+}
+
+// For is the sandbox for a subtest that goes on where the last one stopped:
+// nothing is healed when it ends.
+func (s *Sandbox) For(t testing.TB) *Sandbox {
+	t.Helper()
+	return &Sandbox{shared: s.shared, t: t, began: s.began}
 }
 
 // bind makes the end of the test tidy: evidence first, then order.

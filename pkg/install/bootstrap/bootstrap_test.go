@@ -75,7 +75,7 @@ func TestWantedImages(t *testing.T) {
 	if !slices.Contains(worker, "example.com/k/kube-proxy:v1.37.2_skerry.0") {
 		t.Errorf("worker wants %q", worker)
 	}
-	if got := components(wantedImages(cluster, true)); len(got) != 7 {
+	if got := components(wantedImages(cluster, true)); len(got) != 8 {
 		t.Errorf("control plane wants %q", got)
 	}
 }
@@ -136,7 +136,7 @@ func TestUseCertificate(t *testing.T) {
 // A phase must not run with the data of another command, nor panic on it.
 func TestPhasesRefuseForeignData(t *testing.T) {
 	phases := []workflow.Phase{
-		NewHostPhase(""), NewImagesPhase(""), NewInitPreflightPhase(), NewInitKubeletStartPhase(), NewKubeletFinalizePhase(), NewCNIPhase(), NewPoliciesPhase(),
+		NewHostPhase(""), NewImagesPhase(""), NewInitPreflightPhase(), NewInitKubeletStartPhase(), NewKubeletFinalizePhase(), NewCNIPhase(), NewPoliciesPhase(), NewHubPhase(), NewAgentPhase(""),
 		NewShowJoinCommandPhase(), NewJoinPreflightPhase(), NewSitePhase(""), NewJoinKubeletStartPhase(),
 	}
 	for _, phase := range append(phases, ResetPhases()...) {

@@ -2,19 +2,24 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	kubeadmapi "k8s.io/kubernetes/cmd/kubeadm/app/apis/kubeadm"
 	"k8s.io/kubernetes/cmd/kubeadm/app/cmd/phases/workflow"
 	kubeadmconstants "k8s.io/kubernetes/cmd/kubeadm/app/constants"
 	kubeadmimages "k8s.io/kubernetes/cmd/kubeadm/app/images"
+	kubeadmutil "k8s.io/kubernetes/cmd/kubeadm/app/util"
 	utilruntime "k8s.io/kubernetes/cmd/kubeadm/app/util/runtime"
 
+	"skerry.dev/skerry/pkg/install/host"
 	"skerry.dev/skerry/pkg/install/images"
 )
 
@@ -76,12 +81,20 @@ func runImages(c workflow.RunData) error {
 
 // controlPlaneComponents are the images that only control-plane nodes run.
 func controlPlaneComponents() []string {
-	return append(slices.Clone(kubeadmconstants.ControlPlaneComponents), kubeadmconstants.Etcd)
+	return append(slices.Clone(kubeadmconstants.ControlPlaneComponents), kubeadmconstants.Etcd, controllerManager)
 }
 
-// wantedImages are the images that kubeadm's cluster needs on this node.
+// controllerManager is what runs beside the control plane.
+const controllerManager = "skerry-controller-manager"
+
+// controllerManagerImage is its image in a cluster of this version.
+func controllerManagerImage(cluster *kubeadmapi.ClusterConfiguration) string {
+	return "skerry.dev/" + controllerManager + ":" + kubeadmutil.KubernetesVersionToImageTag(cluster.KubernetesVersion)
+}
+
+// wantedImages are the images that the cluster needs on this node.
 func wantedImages(cluster *kubeadmapi.ClusterConfiguration, controlPlane bool) []string {
-	all := kubeadmimages.GetControlPlaneImages(cluster)
+	all := append(kubeadmimages.GetControlPlaneImages(cluster), controllerManagerImage(cluster))
 	if controlPlane {
 		return all
 	}
@@ -112,7 +125,29 @@ func importArchives(data NodeData, socket string, archives []images.Archive) err
 	if err != nil {
 		return err
 	}
+	if imported > 0 {
+		if err := syncFolder(host.ContainerdRoot); err != nil {
+			return err
+		}
+	}
 	say(data, "images", "%d of %d archives imported in %.1f s, the others were there", imported, len(archives), time.Since(start).Seconds())
+	return nil
+}
+
+// syncFolder brings what was imported to the disk: an image that a power cut
+// tore looks as if it were there.
+func syncFolder(dir string) error {
+	folder, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a containerd of the user's, with another root
+	}
+	if err != nil {
+		return fmt.Errorf("bringing images to the disk: %w", err)
+	}
+	defer folder.Close()
+	if err := unix.Syncfs(int(folder.Fd())); err != nil {
+		return fmt.Errorf("bringing images to the disk: %w", err)
+	}
 	return nil
 }
 

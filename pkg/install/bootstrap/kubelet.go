@@ -24,6 +24,7 @@ import (
 	kubeadmutil "k8s.io/kubernetes/cmd/kubeadm/app/util"
 	kubeconfigutil "k8s.io/kubernetes/cmd/kubeadm/app/util/kubeconfig"
 
+	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/install/host"
 	"skerry.dev/skerry/pkg/install/site"
 )
@@ -150,17 +151,32 @@ func runJoinKubeletStart(c workflow.RunData) error {
 	if err := stopKubelet(data); err != nil {
 		return err
 	}
-	if err := writeBootstrapCredentials(data); err != nil {
+	cluster, err := kubeletOfNode(data, &initCfg.ClusterConfiguration)
+	if err != nil {
 		return err
 	}
-	if err := writeKubeletConfig(data, &initCfg.ClusterConfiguration, data.PatchesDir()); err != nil {
+	if err := writeKubeletConfig(data, cluster, data.PatchesDir()); err != nil {
 		return err
 	}
 	registration := RegistrationOf(data.Registration(), data.Site())
-	if err := kubeletphase.WriteKubeletDynamicEnvFile(&initCfg.ClusterConfiguration, registration, true, data.KubeletDir()); err != nil {
+	if err := kubeletphase.WriteKubeletDynamicEnvFile(cluster, registration, true, data.KubeletDir()); err != nil {
 		return fmt.Errorf("writing the kubelet's flags: %w", err)
 	}
 	return startKubelet(data)
+}
+
+// kubeletOfNode gives the kubelet its credentials: those for the hub are there
+// already, or it gets a certificate of its own. It returns the cluster's
+// configuration with the kubelet's as it is on such a node.
+func kubeletOfNode(data JoinData, cluster *kubeadmapi.ClusterConfiguration) (*kubeadmapi.ClusterConfiguration, error) {
+	if hasHub() {
+		return hubKubelet(cluster), nil
+	}
+	if !data.DryRun() && isHubKubeconfig(kubeadmconstants.GetKubeletKubeConfigPath()) {
+		return nil, fmt.Errorf("%s leads to %s, which this join leaves out: run `skerry reset` first", kubeadmconstants.GetKubeletKubeConfigPath(), host.AgentUnit)
+	}
+	path := filepath.Join(data.KubeConfigDir(), kubeadmconstants.KubeletBootstrapKubeConfigFileName)
+	return cluster, writeBootstrapCredentials(data, path)
 }
 
 // RegistrationOf returns how the kubelet registers a Node itself. The Node of a
@@ -219,14 +235,13 @@ func NodeName(registration *kubeadmapi.NodeRegistrationOptions) (string, error) 
 	return name, nil
 }
 
-// writeBootstrapCredentials writes what the kubelet gets its certificate with:
+// writeBootstrapCredentials writes what a certificate of the node is got with:
 // the bootstrap kubeconfig, and the cluster's CA.
-func writeBootstrapCredentials(data JoinData) error {
+func writeBootstrapCredentials(data JoinData, path string) error {
 	bootstrap, err := data.TLSBootstrapCfg()
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(data.KubeConfigDir(), kubeadmconstants.KubeletBootstrapKubeConfigFileName)
 	if err := kubeconfigutil.WriteToDisk(path, bootstrap); err != nil {
 		return fmt.Errorf("writing the bootstrap kubeconfig: %w", err)
 	}
@@ -269,12 +284,17 @@ func stopKubelet(data NodeData) error {
 	if err != nil {
 		return err
 	}
+	return stopUnit(supervisor, host.KubeletUnit)
+}
+
+// stopUnit stops a unit if it is installed and runs.
+func stopUnit(supervisor host.Supervisor, name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unitTimeout)
 	defer cancel()
-	if status, err := supervisor.Status(ctx, host.KubeletUnit); err != nil || !status.Active {
-		return nil // not installed or not running
+	if status, err := supervisor.Status(ctx, name); err != nil || !status.Active {
+		return nil
 	}
-	return supervisor.Stop(ctx, host.KubeletUnit)
+	return supervisor.Stop(ctx, name)
 }
 
 func startKubelet(data NodeData) error {
@@ -286,12 +306,17 @@ func startKubelet(data NodeData) error {
 	if err != nil {
 		return err
 	}
-	unit, err := host.NewKubeletUnit(host.KubeletFiles{
-		BootstrapKubeconfig: filepath.Join(kubeadmconstants.KubernetesDir, kubeadmconstants.KubeletBootstrapKubeConfigFileName),
-		Kubeconfig:          kubeadmconstants.GetKubeletKubeConfigPath(),
-		Config:              filepath.Join(data.KubeletDir(), kubeadmconstants.KubeletConfigurationFileName),
-		FlagsEnv:            filepath.Join(data.KubeletDir(), kubeadmconstants.KubeletEnvFileName),
-	})
+	files := host.KubeletFiles{
+		Kubeconfig: kubeadmconstants.GetKubeletKubeConfigPath(),
+		Config:     filepath.Join(data.KubeletDir(), kubeadmconstants.KubeletConfigurationFileName),
+		FlagsEnv:   filepath.Join(data.KubeletDir(), kubeadmconstants.KubeletEnvFileName),
+	}
+	if hasHub() {
+		files.AgentSocket = agentapi.Socket
+	} else {
+		files.BootstrapKubeconfig = filepath.Join(kubeadmconstants.KubernetesDir, kubeadmconstants.KubeletBootstrapKubeConfigFileName)
+	}
+	unit, err := host.NewKubeletUnit(files)
 	if err != nil {
 		return err
 	}

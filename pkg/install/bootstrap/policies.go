@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	clientset "k8s.io/client-go/kubernetes"
@@ -58,36 +59,9 @@ func runPolicies(c workflow.RunData) error {
 		}
 		return nil
 	}
-	// Client() also makes sure that the administrator's role is bound.
-	if _, err := data.Client(); err != nil {
-		return err
-	}
-	kubeconfig, err := data.KubeConfig()
+	config, err := applyAll(data, objects)
 	if err != nil {
 		return err
-	}
-	config, err := clientcmd.NewDefaultClientConfig(*kubeconfig, nil).ClientConfig()
-	if err != nil {
-		return fmt.Errorf("making a client to apply policies: %w", err)
-	}
-	config.Timeout = apiTimeout
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("making a client to apply policies: %w", err)
-	}
-	for _, object := range objects {
-		resource, _ := meta.UnsafeGuessKindToResource(object.GroupVersionKind())
-		content, err := json.Marshal(object)
-		if err != nil {
-			return fmt.Errorf("encoding %s %s: %w", object.GetKind(), object.GetName(), err)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
-		_, err = client.Resource(resource).Patch(ctx, object.GetName(), types.ApplyPatchType, content,
-			metav1.PatchOptions{FieldManager: fieldManager, Force: ptr.To(true)})
-		cancel()
-		if err != nil {
-			return fmt.Errorf("applying %s %s: %w", object.GetKind(), object.GetName(), err)
-		}
 	}
 	start := time.Now()
 	if err := waitEnforced(config); err != nil {
@@ -95,6 +69,59 @@ func runPolicies(c workflow.RunData) error {
 	}
 	say(data, "policies", "%d objects applied, enforced after %.1f s", len(objects), time.Since(start).Seconds())
 	return nil
+}
+
+// applyAll applies objects as the administrator, in their order.
+func applyAll(data InitData, objects []*unstructured.Unstructured) (*rest.Config, error) {
+	// Client() also makes sure that the administrator's role is bound.
+	if _, err := data.Client(); err != nil {
+		return nil, err
+	}
+	kubeconfig, err := data.KubeConfig()
+	if err != nil {
+		return nil, err
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*kubeconfig, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("making a client to apply objects: %w", err)
+	}
+	config.Timeout = apiTimeout
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client to apply objects: %w", err)
+	}
+	for _, object := range objects {
+		if err := applyOne(client, object); err != nil {
+			return nil, fmt.Errorf("applying %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
+	return config, nil
+}
+
+func applyOne(client dynamic.Interface, object *unstructured.Unstructured) error {
+	plural, _ := meta.UnsafeGuessKindToResource(object.GroupVersionKind())
+	var resource dynamic.ResourceInterface = client.Resource(plural)
+	if namespace := object.GetNamespace(); namespace != "" {
+		resource = client.Resource(plural).Namespace(namespace)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	if object.GetAnnotations()[cluster.ApplyAnnotation] == cluster.IfAbsent {
+		object = object.DeepCopy()
+		unstructured.RemoveNestedField(object.Object, "metadata", "annotations")
+		_, err := resource.Create(ctx, object, metav1.CreateOptions{FieldManager: fieldManager})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	}
+	content, err := json.Marshal(object)
+	if err != nil {
+		return fmt.Errorf("encoding it: %w", err)
+	}
+	_, err = resource.Patch(ctx, object.GetName(), types.ApplyPatchType, content,
+		metav1.PatchOptions{FieldManager: fieldManager, Force: ptr.To(true)})
+	return err
 }
 
 // probe is the name of the Node, of the site and of the token that try the

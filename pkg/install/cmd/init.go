@@ -84,6 +84,7 @@ func NewInitCommand() *cobra.Command {
 		phases.NewAddonPhase(),
 		bootstrap.NewCNIPhase(),
 		bootstrap.NewPoliciesPhase(),
+		bootstrap.NewHubPhase(),
 		bootstrap.NewShowJoinCommandPhase(),
 	} {
 		runner.AppendPhase(phase)

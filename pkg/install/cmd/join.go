@@ -72,6 +72,7 @@ func NewJoinCommand() *cobra.Command {
 		bootstrap.NewImagesPhase(endpoint),
 		bootstrap.NewJoinPreflightPhase(),
 		bootstrap.NewSitePhase(endpoint),
+		bootstrap.NewAgentPhase(endpoint),
 		bootstrap.NewJoinKubeletStartPhase(),
 		phases.NewKubeletWaitBootstrapPhase(),
 		bootstrap.NewCNIPhase(),

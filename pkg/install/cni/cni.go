@@ -22,15 +22,20 @@ const (
 	BinDir = "/opt/cni/bin"
 	// FileName is our configuration in ConfDir.
 	FileName = "10-skerry.conflist"
-	// NetworkName names the network; host-local keeps its allocations under it.
+	// NetworkName names the network; host-local keeps its allocations under it,
+	// and skerry-ipam under it and PodsSuffix.
 	NetworkName = "skerry"
+	PodsSuffix  = ".pods"
 	// DataDir is where host-local keeps allocations.
 	DataDir = "/var/lib/cni/networks"
 )
 
 // Plugins are the plugins that the configuration calls (loopback is called by
-// the runtime itself).
-var Plugins = []string{"ptp", "host-local", "portmap", "loopback"}
+// the runtime itself, host-local by skerry-ipam).
+var Plugins = []string{"ptp", addressPlugin, "host-local", "portmap", "loopback"}
+
+// addressPlugin gives a pod its last address again, also after a reboot.
+const addressPlugin = "skerry-ipam"
 
 // ErrForeign means that another CNI configuration is in ConfDir.
 var ErrForeign = errors.New("another CNI configuration is there")
@@ -61,7 +66,7 @@ func Render(podCIDRs []string) ([]byte, error) {
 	if len(podCIDRs) == 0 {
 		return nil, errors.New("the node has no pod CIDR")
 	}
-	addresses := &ipam{Type: "host-local", DataDir: DataDir}
+	addresses := &ipam{Type: addressPlugin, DataDir: DataDir}
 	for _, cidr := range podCIDRs {
 		prefix, err := netip.ParsePrefix(cidr)
 		if err != nil {

@@ -63,7 +63,7 @@ func TestRenderedConfiguration(t *testing.T) {
 		t.Fatalf("got %+v", got)
 	}
 	ptp, portmap := got.Plugins[0], got.Plugins[1]
-	if ptp.Type != "ptp" || ptp.IPMasq == nil || *ptp.IPMasq || ptp.IPAM.Type != "host-local" || ptp.IPAM.DataDir != DataDir || ptp.IPAM.Ranges[0][0].Subnet != "10.244.1.0/24" {
+	if ptp.Type != "ptp" || ptp.IPMasq == nil || *ptp.IPMasq || ptp.IPAM.Type != "skerry-ipam" || ptp.IPAM.DataDir != DataDir || ptp.IPAM.Ranges[0][0].Subnet != "10.244.1.0/24" {
 		t.Errorf("got %+v", ptp)
 	}
 	if portmap.Type != "portmap" || !portmap.Capabilities["portMappings"] {

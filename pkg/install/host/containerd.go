@@ -43,6 +43,8 @@ imports = ["` + ContainerdDropIns + `/*.toml"]
 
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "overlayfs"
+  # An image that a power cut tore could not be pulled again without the cloud.
+  image_pull_with_sync_fs = true
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = {{quote .PauseImage}}

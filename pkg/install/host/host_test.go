@@ -3,10 +3,12 @@ package host
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +30,7 @@ func TestRenderContainerdConfig(t *testing.T) {
 			Plugins struct {
 				Images struct {
 					Snapshotter  string
+					Sync         bool                     `toml:"image_pull_with_sync_fs"`
 					PinnedImages struct{ Sandbox string } `toml:"pinned_images"`
 				} `toml:"io.containerd.cri.v1.images"`
 				Runtime struct {
@@ -52,7 +55,7 @@ func TestRenderContainerdConfig(t *testing.T) {
 		switch {
 		case got.Version != 3 || !reflect.DeepEqual(got.Imports, []string{"/etc/containerd/conf.d/*.toml"}):
 			t.Errorf("head: %+v", got)
-		case got.Plugins.Images.Snapshotter != "overlayfs" || got.Plugins.Images.PinnedImages.Sandbox != "example.com/pause:3":
+		case got.Plugins.Images.Snapshotter != "overlayfs" || !got.Plugins.Images.Sync || got.Plugins.Images.PinnedImages.Sandbox != "example.com/pause:3":
 			t.Errorf("images: %+v", got.Plugins.Images)
 		case !reflect.DeepEqual(got.Plugins.Runtime.CNI.BinDirs, []string{"/opt/cni/bin"}) || got.Plugins.Runtime.CNI.ConfDir != "/etc/cni/net.d":
 			t.Errorf("cni: %+v", got.Plugins.Runtime.CNI)
@@ -111,6 +114,11 @@ func TestRenderUnit(t *testing.T) {
 	if strings.Contains(got, "KillMode") {
 		t.Error("only containerd's processes outlive it")
 	}
+	for _, unit := range []supervisor.Unit{{Name: AgentUnit}, {Name: KubeletUnit, After: []string{AgentUnit}}, {Name: ContainerdUnit}} {
+		if got := string(renderUnit(unit)); strings.Contains(got, "network-online") {
+			t.Errorf("%s would wait for a network that is not there:\n%s", unit.Name, got)
+		}
+	}
 	if got := string(renderUnit(supervisor.Unit{Name: ContainerdUnit, Command: []string{"/c"}})); !strings.Contains(got, "KillMode=process\nDelegate=yes\n") {
 		t.Errorf("containers would not outlive containerd:\n%s", got)
 	}
@@ -128,7 +136,7 @@ func TestUnitsOfANode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kubelet, err := NewKubeletUnit(KubeletFiles{"/b", "/k", "/c", "/e"})
+	kubelet, err := NewKubeletUnit(KubeletFiles{BootstrapKubeconfig: "/b", Kubeconfig: "/k", Config: "/c", FlagsEnv: "/e"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +144,20 @@ func TestUnitsOfANode(t *testing.T) {
 	if !reflect.DeepEqual(kubelet.Command, want) || kubelet.EnvironmentFile != "/e" || !reflect.DeepEqual(kubelet.After, []string{"containerd"}) {
 		t.Errorf("got %+v", kubelet)
 	}
-	for _, unit := range []supervisor.Unit{containerd, kubelet} {
+	agent, err := NewAgentUnit("/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	behindHub, err := NewKubeletUnit(KubeletFiles{Kubeconfig: "/k", Config: "/c", FlagsEnv: "/e", AgentSocket: "/s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = []string{filepath.Join(dir, "kubelet"), "--kubeconfig=/k", "--config=/c", "$KUBELET_KUBEADM_ARGS", "$KUBELET_EXTRA_ARGS"}
+	if !reflect.DeepEqual(behindHub.Command, want) || !reflect.DeepEqual(behindHub.After, []string{"containerd", "skerry-agent"}) ||
+		!slices.Contains(behindHub.Environment, "SKERRY_AGENT_SOCKET=/s") {
+		t.Errorf("behind a hub: got %+v", behindHub)
+	}
+	for _, unit := range []supervisor.Unit{containerd, agent, kubelet, behindHub} {
 		if err := unit.Validate(); err != nil {
 			t.Error(err)
 		}
@@ -260,6 +281,20 @@ func TestMissingPrograms(t *testing.T) {
 	text := errors.Join(got...)
 	if len(got) != 2 || !strings.Contains(text.Error(), "Debian package nftables") || !strings.Contains(text.Error(), "Debian package mount") {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestAgentPorts(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got := AgentPorts(listener.Addr().String()).Check(); len(got) != 1 || !strings.Contains(got[0].Error(), listener.Addr().String()) {
+		t.Errorf("a port that is taken: %v", got)
+	}
+	listener.Close()
+	if _, got := AgentPorts(listener.Addr().String()).Check(); len(got) != 0 {
+		t.Errorf("a port that is free: %v", got)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,6 +78,22 @@ func Checks(needs Needs) []Check {
 		checks = append(checks, Check{"HostContainerdConfig", func() ([]error, []error) { return nil, list(checkConfig(ContainerdConfig)) }})
 	}
 	return append(checks, Check{"HostUnits", func() ([]error, []error) { return nil, checkUnits(needs.Supervisor, units) }})
+}
+
+// AgentPorts checks that nobody listens where skerry-agent will.
+func AgentPorts(addresses ...string) Check {
+	return Check{"HostAgentPorts", func() ([]error, []error) {
+		var problems []error
+		for _, address := range addresses {
+			listener, err := net.Listen("tcp", address)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("skerry-agent needs %s, where somebody else listens (`ss -ltnp` shows who): %w", address, err))
+				continue
+			}
+			problems = append(problems, list(listener.Close())...)
+		}
+		return nil, problems
+	}}
 }
 
 func list(err error) []error {

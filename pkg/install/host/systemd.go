@@ -174,8 +174,13 @@ func renderUnit(unit supervisor.Unit) []byte {
 	line("%s", marker)
 	line("[Unit]")
 	line("Description=%s", unit.Description)
-	line("Wants=network-online.target")
-	after := []string{"network-online.target"}
+	// A node that goes on without its cloud starts without a network, too: only
+	// a kubelet of upstream's kind waits for one.
+	after := []string{"network.target"}
+	if unit.Name == KubeletUnit && !slices.Contains(unit.After, AgentUnit) {
+		line("Wants=network-online.target")
+		after = []string{"network-online.target"}
+	}
 	for _, name := range unit.After {
 		after = append(after, name+".service")
 	}
@@ -199,6 +204,9 @@ func renderUnit(unit supervisor.Unit) []byte {
 	line("RestartSec=1")
 	line("LimitNOFILE=1048576")
 	line("TasksMax=infinity")
+	if unit.Name == AgentUnit {
+		line("OOMScoreAdjust=-999")
+	}
 	if unit.Name == ContainerdUnit {
 		// Containers outlive a restart of containerd, and their cgroups are
 		// runc's business; the last process to be killed for memory.

@@ -25,12 +25,14 @@ const (
 
 // Record is what init and join write down about this machine.
 type Record struct {
-	Role     string    `json:"role"`
-	NodeName string    `json:"nodeName"`
-	Site     string    `json:"site,omitempty"`
-	Server   string    `json:"server,omitempty"`
-	Version  string    `json:"version"`
-	Since    time.Time `json:"since"`
+	Role     string `json:"role"`
+	NodeName string `json:"nodeName"`
+	Site     string `json:"site,omitempty"`
+	Server   string `json:"server,omitempty"`
+	// Hub says that skerry-agent stands between this node and the API server.
+	Hub     bool      `json:"hub,omitempty"`
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
 	// LastReached is when init, join or `skerry status` last heard the API server.
 	LastReached time.Time `json:"lastReached,omitzero"`
 }

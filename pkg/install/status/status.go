@@ -26,6 +26,7 @@ import (
 	kubeadmconstants "k8s.io/kubernetes/cmd/kubeadm/app/constants"
 
 	"skerry.dev/api"
+	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/install/host"
 	"skerry.dev/skerry/pkg/install/images"
 	"skerry.dev/skerry/pkg/install/site"
@@ -36,11 +37,15 @@ const patience = 2 * time.Second
 
 // Status is how a node is doing.
 type Status struct {
-	Node         Node                   `json:"node"`
-	Versions     []Version              `json:"versions"`
-	Units        []Unit                 `json:"units"`
-	Runtime      Runtime                `json:"runtime"`
-	APIServer    APIServer              `json:"apiServer"`
+	Node      Node      `json:"node"`
+	Versions  []Version `json:"versions"`
+	Units     []Unit    `json:"units"`
+	Runtime   Runtime   `json:"runtime"`
+	APIServer APIServer `json:"apiServer"`
+	// Agent is what skerry-agent says, on a node that has it.
+	Agent *agentapi.Status `json:"agent,omitempty"`
+	// Pods are those of this node, as the API server or the node's store has them.
+	Pods         *Pods                  `json:"pods,omitempty"`
 	Certificates []Certificate          `json:"certificates"`
 	Conditions   []corev1.NodeCondition `json:"conditions,omitempty"`
 	// Problems are what could not be found out, and why.
@@ -88,6 +93,15 @@ type APIServer struct {
 	Error       string    `json:"error,omitempty"`
 }
 
+// Pods are the pods of this node.
+type Pods struct {
+	Total int `json:"total"`
+	// Ready are those that are ready, or have done their work.
+	Ready int `json:"ready"`
+	// NotReady names the others, as NAMESPACE/NAME.
+	NotReady []string `json:"notReady,omitempty"`
+}
+
 // Certificate is a certificate on this machine.
 type Certificate struct {
 	Path    string    `json:"path"`
@@ -104,6 +118,7 @@ type collector struct {
 	record     string
 	kubeconfig string
 	socket     string
+	agent      string // the agent's socket
 	// certificates are patterns of PEM files.
 	certificates []string
 	detect       func() (host.Supervisor, error)
@@ -115,9 +130,12 @@ func Collect(ctx context.Context) Status {
 		record:     site.RecordPath,
 		kubeconfig: kubeadmconstants.GetKubeletKubeConfigPath(),
 		socket:     host.ContainerdSocket,
+		agent:      agentapi.Socket,
 		certificates: []string{
 			filepath.Join(kubeadmconstants.KubeletRunDirectory, "pki", "kubelet-client-current.pem"),
 			filepath.Join(kubeadmconstants.KubeletRunDirectory, "pki", "kubelet-server-current.pem"),
+			filepath.Join(agentapi.PKIDir, "*.crt"),
+			filepath.Join(agentapi.PKIDir, "node-client-current.pem"),
 			filepath.Join(kubeadmconstants.KubernetesDir, "pki", "*.crt"),
 			filepath.Join(kubeadmconstants.KubernetesDir, "pki", "etcd", "*.crt"),
 		},
@@ -149,7 +167,7 @@ func (c collector) collect(ctx context.Context) Status {
 	defer cancel()
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
-		units, err := c.units(ctx)
+		units, err := c.units(ctx, record.Hub)
 		s.Units = units
 		problem(err)
 	})
@@ -164,14 +182,16 @@ func (c collector) collect(ctx context.Context) Status {
 		problem(err)
 	})
 	tasks.Go(func() {
-		node, err := c.node(ctx, &s.APIServer, record.NodeName)
-		if err != nil {
-			s.APIServer.Error = err.Error()
-			return
+		if record.Hub {
+			agent, err := agentapi.Get(ctx, c.agent)
+			if err != nil {
+				s.APIServer.Error = err.Error() + ": what this node knows cannot be read"
+				return
+			}
+			s.Agent = &agent
+			s.APIServer = APIServer{Address: agent.Server, Reachable: agent.Online, LastReached: agent.LastContact, Error: agent.Reason}
 		}
-		s.APIServer.Reachable, s.APIServer.LastReached = true, time.Now().UTC().Truncate(time.Second)
-		s.Node.Site, s.Node.From = node.Labels[api.SiteLabel], "cluster"
-		s.Conditions = node.Status.Conditions
+		problem(c.ask(ctx, &s, record))
 	})
 	tasks.Go(func() {
 		kubelet, err := kubeletVersion(ctx)
@@ -190,7 +210,7 @@ func (c collector) collect(ctx context.Context) Status {
 	return s
 }
 
-func (c collector) units(ctx context.Context) ([]Unit, error) {
+func (c collector) units(ctx context.Context, hub bool) ([]Unit, error) {
 	supervisor, err := c.detect()
 	if err != nil {
 		return nil, err
@@ -198,6 +218,9 @@ func (c collector) units(ctx context.Context) ([]Unit, error) {
 	var units []Unit
 	var problems []error
 	for _, name := range host.Units {
+		if name == host.AgentUnit && !hub {
+			continue
+		}
 		state, err := supervisor.Status(ctx, name)
 		if err != nil {
 			problems = append(problems, err)
@@ -226,19 +249,77 @@ func (c collector) runtime(ctx context.Context) (Runtime, error) {
 	return Runtime{Version: version, Images: names}, err
 }
 
-// node reads this node's Node, and notes the API server's address.
-func (c collector) node(ctx context.Context, server *APIServer, name string) (*corev1.Node, error) {
+// ask reads this node's Node and pods with the kubelet's credentials: from the
+// API server, or behind a hub from the hub, which has them in its store while
+// the API server is away.
+func (c collector) ask(ctx context.Context, s *Status, record site.Record) error {
+	client, server, err := c.client()
+	if err != nil {
+		s.APIServer.Error = err.Error()
+		return nil
+	}
+	if !record.Hub {
+		s.APIServer.Address = server
+	}
+	node, err := client.CoreV1().Nodes().Get(ctx, record.NodeName, metav1.GetOptions{})
+	if err != nil {
+		if record.Hub {
+			return fmt.Errorf("asking the hub for this node: %w", err)
+		}
+		s.APIServer.Error = err.Error()
+		return nil
+	}
+	if !record.Hub {
+		s.APIServer.Reachable, s.APIServer.LastReached, s.APIServer.Error = true, time.Now().UTC().Truncate(time.Second), ""
+	}
+	s.Node.Site, s.Node.From = node.Labels[api.SiteLabel], "cluster"
+	if !s.APIServer.Reachable {
+		s.Node.From = "this node's store"
+	}
+	s.Conditions = node.Status.Conditions
+	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: "spec.nodeName=" + record.NodeName, ResourceVersion: "0",
+	})
+	if err != nil {
+		return fmt.Errorf("asking for the pods of this node: %w", err)
+	}
+	s.Pods = countPods(pods.Items)
+	return nil
+}
+
+func countPods(all []corev1.Pod) *Pods {
+	pods := &Pods{Total: len(all)}
+	for _, pod := range all {
+		ready := pod.Status.Phase == corev1.PodSucceeded
+		for _, condition := range pod.Status.Conditions {
+			if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+				ready = true
+			}
+		}
+		if ready {
+			pods.Ready++
+		} else {
+			pods.NotReady = append(pods.NotReady, pod.Namespace+"/"+pod.Name)
+		}
+	}
+	slices.Sort(pods.NotReady)
+	return pods
+}
+
+// client is a client with the kubelet's credentials, and whom it asks.
+func (c collector) client() (clientset.Interface, string, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("the kubelet has no credentials yet: %w", err)
+		return nil, "", fmt.Errorf("the kubelet has no credentials yet: %w", err)
 	}
-	server.Address = config.Host
 	config.Timeout = patience
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	client, err := clientset.NewForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("making a client of %s: %w", c.kubeconfig, err)
+		return nil, "", fmt.Errorf("making a client of %s: %w", c.kubeconfig, err)
 	}
-	return client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	return client, config.Host, nil
 }
 
 // readCertificates returns when the certificates in the files expire, the first

@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/install/host"
 	"skerry.dev/skerry/pkg/install/site"
 	"skerry.dev/skerry/pkg/supervisor"
@@ -193,5 +194,65 @@ func TestPrint(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
+	}
+}
+
+func TestPrintAgent(t *testing.T) {
+	agent := agentapi.Status{
+		Online: true, Since: now.Add(-time.Hour), Server: "https://192.0.2.1:6443", LastContact: now,
+		Views: []agentapi.ViewStatus{
+			{Resource: "pods", Selector: "spec.nodeName=east-1", Objects: 3, Synced: now.Add(-time.Hour), Live: true},
+			{Resource: "secrets", Namespace: "shop", Synced: now.Add(-2 * time.Hour)},
+			{Resource: "csinodes.storage.k8s.io", Selector: "metadata.name=east-1", Synced: now.Add(-2 * time.Hour)},
+		},
+		CertificateExpires: now.AddDate(1, 0, 0), Store: agentapi.StoreStatus{Bytes: 3 << 20, MaxBytes: 512 << 20, Objects: 7},
+	}
+	s := Status{
+		Node: Node{Name: "east-1", Role: "worker", Site: "east", From: "cluster"}, Agent: &agent, APIServer: APIServer{Reachable: true},
+		Pods: &Pods{Total: 3, Ready: 2, NotReady: []string{"shop/till"}},
+	}
+	lost := agent
+	lost.Online, lost.Reason, lost.Unsent, lost.OldestUnsent = false, "dial tcp: i/o timeout", 4, now.Add(-time.Minute)
+	lost.Since, lost.Views = now.Add(-time.Hour), []agentapi.ViewStatus{{Resource: "pods", Synced: now.Add(-time.Hour)}}
+	lost.CertificateExpires = now.Add(-time.Hour)
+	lost.Store.Full, lost.Store.Quarantined, lost.Problems = true, 1, []string{"the policy is wrong"}
+	for _, test := range []struct {
+		agent *agentapi.Status
+		wants []string
+	}{
+		{&agent, []string{"reachable since", "https://192.0.2.1:6443", "3 views, 1 followed, 1 stale: shop/secrets (120m ago)", "unsent writes      none",
+			"7 objects, 3.0 MiB of 512.0 MiB", "3, 2 ready; not ready: shop/till", "expires"}},
+		{&lost, []string{"lost since", "(60m ago)", "1 views as of 2026-11-23 16:00:00 (60m ago), none stale", "i/o timeout", "4, the oldest of", "EXPIRED", "FULL", "1 damaged", "the policy is wrong"}},
+	} {
+		s.Agent = test.agent
+		var out bytes.Buffer
+		if err := Print(&out, s, now); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range test.wants {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("no %q in\n%s", want, out.String())
+			}
+		}
+	}
+}
+
+// A node with a hub whose agent does not answer is not healthy, and says why.
+func TestNoAgent(t *testing.T) {
+	dir := t.TempDir()
+	record := filepath.Join(dir, "node.yaml")
+	if err := site.WriteRecord(record, site.Record{Role: site.RoleWorker, NodeName: "east-1", Site: "east", Hub: true}); err != nil {
+		t.Fatal(err)
+	}
+	running := supervisor.Status{Active: true, PID: 7}
+	c := collector{
+		record: record, kubeconfig: filepath.Join(dir, "none"), socket: filepath.Join(dir, "none.sock"), agent: filepath.Join(dir, "agent.sock"),
+		detect: func() (host.Supervisor, error) {
+			return states{"containerd": running, "kubelet": running, "skerry-agent": {LastExit: "exit status 1"}}, nil
+		},
+	}
+	s := c.collect(context.Background())
+	if s.Healthy() || s.Agent != nil || s.APIServer.Reachable || !strings.Contains(s.APIServer.Error, "no skerry-agent runs here") {
+		t.Errorf("got %+v", s)
 	}
 }

@@ -142,19 +142,25 @@ var links = []string{"kube-ipvs0"}
 func Links() error {
 	var problems []error
 	for _, name := range links {
-		link, err := netlink.LinkByName(name)
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) {
-			continue
-		}
-		if err == nil {
-			err = netlink.LinkDel(link)
-		}
-		if err != nil {
-			problems = append(problems, fmt.Errorf("removing network device %s: %w", name, err))
-		}
+		problems = append(problems, Link(name))
 	}
 	return errors.Join(problems...)
+}
+
+// Link removes a network device.
+func Link(name string) error {
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("removing network device %s: %w", name, err)
+	}
+	return nil
 }
 
 // netnsDir is where the CRI plugin mounts the network namespaces of pods.

@@ -61,6 +61,9 @@ type Site struct {
 	Memory *resource.Quantity `json:"memory,omitempty"`
 	Subnet string             `json:"subnet,omitempty"`
 	Link   Link               `json:"link,omitempty"`
+	// Hub is false for a site whose nodes join without skerry-agent, as plain
+	// nodes of upstream's kind. Default: true.
+	Hub *bool `json:"hub,omitempty"`
 }
 
 // Link is how a site's link starts out: the same in both directions, unless a
@@ -97,6 +100,7 @@ type Machine struct {
 	Index   int        `json:"index"`
 	Address netip.Addr `json:"address"`
 	Memory  int64      `json:"memory,omitempty"` // bytes, 0 is without limit
+	Hub     bool       `json:"hub"`              // the node has skerry-agent between it and the API server
 }
 
 // Cloud reports whether the machine is on the far side of all links.
@@ -275,23 +279,23 @@ func Gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
 // Machines lists all machines, the control plane first.
 func (s *Spec) Machines() []Machine {
 	var all []Machine
-	add := func(site, subnet string, nodes int, memory *resource.Quantity) {
+	add := func(site, subnet string, nodes int, memory *resource.Quantity, hub bool) {
 		addr := netip.MustParsePrefix(subnet).Addr()
 		for range firstHost {
 			addr = addr.Next()
 		}
 		for i := 1; i <= nodes; i++ {
 			addr = addr.Next()
-			m := Machine{Name: fmt.Sprintf("%s-%d", site, i), Site: site, Index: len(all), Address: addr}
+			m := Machine{Name: fmt.Sprintf("%s-%d", site, i), Site: site, Index: len(all), Address: addr, Hub: hub}
 			if memory != nil {
 				m.Memory = memory.Value()
 			}
 			all = append(all, m)
 		}
 	}
-	add(CloudName, s.Cloud.Subnet, s.Cloud.Nodes, s.Cloud.Memory)
+	add(CloudName, s.Cloud.Subnet, s.Cloud.Nodes, s.Cloud.Memory, false)
 	for _, site := range s.Sites {
-		add(site.Name, site.Subnet, site.Nodes, site.Memory)
+		add(site.Name, site.Subnet, site.Nodes, site.Memory, site.Hub == nil || *site.Hub)
 	}
 	return all
 }

@@ -66,6 +66,22 @@ images: [a.tar]
 	}
 }
 
+func TestHub(t *testing.T) {
+	s, err := Parse([]byte("cloud: {nodes: 2}\nsites: [{name: a, nodes: 1}, {name: b, nodes: 1, hub: false}, {name: c, nodes: 1, hub: true}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var with []string
+	for _, m := range s.Machines() {
+		if m.Hub {
+			with = append(with, m.Name)
+		}
+	}
+	if got := strings.Join(with, " "); got != "a-1 c-1" {
+		t.Errorf("machines with a hub: %s", got)
+	}
+}
+
 func TestNoSites(t *testing.T) {
 	s, err := Parse([]byte("sites: []"))
 	if err != nil {

@@ -77,10 +77,10 @@ func (c *cluster) status(n *sandbox.Node) status {
 }
 
 func statusTells(c *cluster) {
-	for _, want := range []struct{ name, role, site, place string }{
-		{"cloud-1", "control-plane", "", "none (cloud)"},
-		{"east-1", "worker", "east", "east"},
-		{"west-1", "worker", "west", "west"},
+	for _, want := range []struct{ name, role, site, place, units string }{
+		{"cloud-1", "control-plane", "", "none (cloud)", "containerd kubelet"},
+		{"east-1", "worker", "east", "east", "containerd skerry-agent kubelet"},
+		{"west-1", "worker", "west", "west", "containerd skerry-agent kubelet"},
 	} {
 		n := c.Node(want.name)
 		found := c.status(n)
@@ -97,7 +97,7 @@ func statusTells(c *cluster) {
 				running = append(running, unit.Name)
 			}
 		}
-		wants(c.t, "running units", strings.Join(running, " "), "containerd kubelet")
+		wants(c.t, "running units", strings.Join(running, " "), want.units)
 		if len(found.Versions) != 2 || len(found.Conditions) == 0 || len(found.Certificates) == 0 || found.Certificates[0].Expires.Before(time.Now()) ||
 			len(found.Runtime.Images) == 0 || time.Since(found.APIServer.LastReached) > time.Minute {
 			c.t.Errorf("status of %s lacks something: %+v", want.name, found)

@@ -16,9 +16,9 @@ import (
 func phasesByName(c *cluster) {
 	cloud, east := c.ControlPlane(), c.Node("east-1")
 	for command, phases := range map[string]string{
-		"init":  "host images preflight certs kubeconfig etcd control-plane kubelet-start wait-control-plane upload-config upload-certs mark-control-plane bootstrap-token kubelet-finalize addon cni policies show-join-command",
-		"join":  "host images preflight site kubelet-start kubelet-wait-bootstrap cni",
-		"reset": "preflight remove-etcd-member kubelet pods cleanup-node network containerd record",
+		"init":  "host images preflight certs kubeconfig etcd control-plane kubelet-start wait-control-plane upload-config upload-certs mark-control-plane bootstrap-token kubelet-finalize addon cni policies hub show-join-command",
+		"join":  "host images preflight site agent kubelet-start kubelet-wait-bootstrap cni",
+		"reset": "preflight remove-etcd-member kubelet pods agent cleanup-node network containerd record",
 	} {
 		help := cloud.Exec("skerry", command, "phase", "--help")
 		for phase := range strings.FieldsSeq(phases) {
