@@ -18,6 +18,8 @@ func main() {
 	flag.StringVar(&o.out, "out", "_output/bench", "folder for the results")
 	flag.IntVar(&o.pairs, "pairs", 4, "how often memory is measured, patched and pristine")
 	flag.DurationVar(&o.settle, "settle", 15*time.Second, "time from a component's start to the memory measured")
+	flag.DurationVar(&o.steady, "steady", 5*time.Minute, "how long the agent's writes are watched")
+	flag.StringVar(&o.only, "only", "", "measure only `what`: components or hub")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, o, os.Stdout)

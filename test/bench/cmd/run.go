@@ -15,6 +15,7 @@ import (
 	"skerry.dev/skerry/pkg/sandbox/spec"
 	"skerry.dev/skerry/test/bench"
 	"skerry.dev/skerry/test/bench/components"
+	"skerry.dev/skerry/test/bench/hub"
 )
 
 // description of the sandbox that is measured: the smallest one with an edge.
@@ -38,12 +39,17 @@ type options struct {
 	out    string
 	pairs  int
 	settle time.Duration
+	steady time.Duration
+	only   string
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
 	began := time.Now()
 	if o.pairs < 1 {
 		return fmt.Errorf("-pairs %d: at least 1", o.pairs)
+	}
+	if o.only != "" && o.only != "components" && o.only != "hub" {
+		return fmt.Errorf("-only %s: there are components and hub", o.only)
 	}
 	places, err := sandbox.FindPlaces(sandbox.Places{})
 	if err != nil {
@@ -66,18 +72,37 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	ofSandbox := []bench.Row{creation, memory}
-	ofComponents, err := components.Measure(ctx, components.Options{
-		Box: box, Dist: places.Dist, Logs: logs, Pairs: o.pairs, Settle: o.settle, Out: out,
-	})
-	if err != nil {
+	all := []bench.Row{creation, memory}
+	if err := bench.Save(o.out, "sandbox", all); err != nil {
 		return err
 	}
-	if err := errors.Join(bench.Save(o.out, "sandbox", ofSandbox), bench.Save(o.out, "components", ofComponents)); err != nil {
-		return err
+	if o.only != "components" {
+		rows, err := hub.Measure(ctx, hub.Options{Box: box, Steady: o.steady, Out: out})
+		all = append(all, rows...)
+		if err := errors.Join(err, bench.Save(o.out, "hub", rows)); err != nil {
+			return errors.Join(err, bench.Print(out, all))
+		}
 	}
-	fmt.Fprintf(out, "\nAfter %.0f s; control: upstream's binary in the same place, in the same run\n", time.Since(began).Seconds())
-	return bench.Print(out, append(ofSandbox, ofComponents...))
+	if o.only == "" {
+		// The components are measured in a cluster that has nothing else.
+		if err := bench.Step(out, "removing the sandbox", func() error { return sandbox.Delete(places.Root, box.Name()) }); err != nil {
+			return err
+		}
+		if box, _, err = create(ctx, places, out); err != nil {
+			return err
+		}
+	}
+	if o.only != "hub" {
+		rows, err := components.Measure(ctx, components.Options{
+			Box: box, Dist: places.Dist, Logs: logs, Pairs: o.pairs, Settle: o.settle, Out: out,
+		})
+		all = append(all, rows...)
+		if err := errors.Join(err, bench.Save(o.out, "components", rows)); err != nil {
+			return errors.Join(err, bench.Print(out, all))
+		}
+	}
+	fmt.Fprintf(out, "\nAfter %.0f s; control: the direct path or upstream's binary in the same place, in the same run\n", time.Since(began).Seconds())
+	return bench.Print(out, all)
 }
 
 // create makes the sandbox, and a row of the time that took.
