@@ -23,3 +23,9 @@ SUITE=install RUN='' hack/e2e.sh
 
 step "end to end: the hold, the rows that prove most"
 SUITE=hold RUN='TestHold/(skerry|pristine|drop-in)/(one-node-cut|site-cut|powered-off-and-declared-dead|no-site-label)$' hack/e2e.sh
+
+step "end to end: a node without its cloud"
+SUITE=offline RUN='TestOffline$/^(AgentKill9|CrashedContainerRestarts|JobFinishes|PowerCycle|ServicesAfterPowerCycle|Answers|SecurityOffline|AfterHeal|SecretsAtRest)$' hack/e2e.sh
+
+step "end to end: random histories of an agent, its clients and the cloud"
+SUITE=history RUN='' hack/e2e.sh

@@ -192,22 +192,27 @@ func TestBadCertificate(t *testing.T) {
 		t.Errorf("%d CertificateSigningRequests", got)
 	}
 	t.Run("none", func(t *testing.T) {
-		_, err := c.client().Post("https://"+c.address+Path, requestType, bytes.NewReader(body))
+		answer, err := c.client().Post("https://"+c.address+Path, requestType, bytes.NewReader(body))
 		if err == nil {
+			answer.Body.Close()
 			t.Error("answered without a client certificate")
 		}
 	})
 	t.Run("old TLS", func(t *testing.T) {
 		old := c.client(is(nil))
 		old.Transport.(*http.Transport).TLSClientConfig.MaxVersion = tls.VersionTLS12
-		if _, err := old.Post("https://"+c.address+Path, requestType, bytes.NewReader(body)); err == nil {
+		answer, err := old.Post("https://"+c.address+Path, requestType, bytes.NewReader(body))
+		if err == nil {
+			answer.Body.Close()
 			t.Error("speaks TLS 1.2")
 		}
 	})
 	t.Run("with another's key", func(t *testing.T) {
 		stolen := is(nil)
 		stolen.PrivateKey = newKey(t)
-		if _, err := c.client(stolen).Post("https://"+c.address+Path, requestType, bytes.NewReader(body)); err == nil {
+		answer, err := c.client(stolen).Post("https://"+c.address+Path, requestType, bytes.NewReader(body))
+		if err == nil {
+			answer.Body.Close()
 			t.Error("answered to a certificate without its key")
 		}
 	})
@@ -296,7 +301,7 @@ func TestBadRequest(t *testing.T) {
 	for name, body := range map[string][]byte{
 		"nothing":             {},
 		"text":                []byte("hello"),
-		"DER":                 []byte{0x30, 0x03, 0x02, 0x01, 0x00},
+		"DER":                 {0x30, 0x03, 0x02, 0x01, 0x00},
 		"a certificate":       pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.ca.certificate.Raw}),
 		"no request inside":   pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")}),
 		"two requests":        append(bytes.Clone(good), good...),

@@ -218,7 +218,7 @@ func (n *node) pulling(pod, image string, secrets ...v1.Secret) (end func(ref st
 		go_ <- result{ref, err}
 		return <-done
 	}
-	n.t.Cleanup(func() { end("", errRegistry) })
+	n.t.Cleanup(func() { _ = end("", errRegistry) })
 	return end
 }
 
@@ -299,7 +299,7 @@ func TestKilledDuringPull(t *testing.T) {
 				n.restart()
 				n.want("after the second restart", n.ensure("other", image, v1.PullIfNotPresent), ours)
 				n.want("after the second restart, again", n.ensure("another", image, v1.PullIfNotPresent), ours || n.left() == "0 intents, 0 records")
-				end("", errRegistry)
+				_ = end("", errRegistry)
 			})
 		})
 	}
@@ -371,7 +371,7 @@ func TestPulledIsNotPreloaded(t *testing.T) {
 				if got := n.left(); got != "0 intents, 1 records" {
 					t.Errorf("after a crash: %s", got)
 				}
-				end("", errRegistry)
+				_ = end("", errRegistry)
 			})
 		})
 	}
@@ -389,7 +389,7 @@ func TestNoteEndsWithTheImage(t *testing.T) {
 		n.want("before it is recorded", n.ensure("thief", app, v1.PullIfNotPresent), false)
 		n.restart()
 		n.want("after a crash", n.ensure("late-thief", app, v1.PullIfNotPresent), false)
-		end("", errRegistry)
+		_ = end("", errRegistry)
 	})
 	// The same, over a restart with the intent still standing.
 	bothWays(t, func(t *testing.T, n *node, _ bool) {

@@ -36,7 +36,7 @@ func (a *agent) start(t *testing.T) {
 		}
 		a.handle.Load().(http.HandlerFunc)(w, r)
 	})}
-	go a.server.Serve(listener)
+	go func() { _ = a.server.Serve(listener) }()
 	t.Cleanup(func() { a.server.Close() })
 }
 

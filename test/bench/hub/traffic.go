@@ -19,8 +19,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-
 	"sigs.k8s.io/yaml"
+
 	agentv1 "skerry.dev/api/agent/v1alpha1"
 	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/sandbox/machine"
@@ -195,7 +195,8 @@ type second struct {
 	dir     string // as the machine sees it
 	disk    string // as the host sees it
 	process *os.Process
-	ended   chan error
+	ended   chan struct{}
+	failure error // why it ended
 }
 
 const (
@@ -204,7 +205,7 @@ const (
 )
 
 func (s *stage) startSecond(ctx context.Context) (*second, error) {
-	a := &second{s: s, dir: "/var/lib/skerry/bench", ended: make(chan error, 1)}
+	a := &second{s: s, dir: "/var/lib/skerry/bench", ended: make(chan struct{})}
 	a.disk = filepath.Join(s.edge.Disk(), a.dir)
 	if err := os.RemoveAll(a.disk); err != nil {
 		return nil, err
@@ -243,12 +244,11 @@ func (s *stage) startSecond(ctx context.Context) (*second, error) {
 		return nil, err
 	}
 	a.process = cmd.Process
-	go func() { a.ended <- cmd.Wait() }()
+	go func() { a.failure = cmd.Wait(); close(a.ended) }()
 	err = poll(ctx, 30*time.Second, func() error {
 		select {
-		case err := <-a.ended:
-			a.ended <- err
-			return fmt.Errorf("the second agent ended: %w", err)
+		case <-a.ended:
+			return fmt.Errorf("the second agent ended: %w", a.failure)
 		default:
 		}
 		_, err := s.page(ctx, secondHealth, "/readyz")

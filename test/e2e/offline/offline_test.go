@@ -3,6 +3,7 @@
 package offline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +49,8 @@ func TestOffline(t *testing.T) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			sub := *s
-			sub.t = t
-			sub.Sandbox = s.For(t)
+			sub.t, sub.Sandbox = t, s.For(t)
+			sub.node, sub.site = sub.Node(s.node.Name()), sub.Site(s.site.Name())
 			do(&sub)
 		})
 	}
@@ -245,7 +246,7 @@ func (s *subject) afterHeal(before []corev1.Pod) {
 		}
 		ready := 0
 		for _, p := range pods {
-			if condition(p, corev1.PodReady) == corev1.ConditionTrue {
+			if p.Name != "pulling" && condition(p, corev1.PodReady) == corev1.ConditionTrue {
 				ready++
 			}
 		}
@@ -310,7 +311,7 @@ func (s *subject) serviceIP(name string) string {
 
 // get asks a web server from the node's own network.
 func (s *subject) get(url string) error {
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: s.dial}}
+	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: s.dial}}
 	answer, err := client.Get(url)
 	if err != nil {
 		return err
@@ -324,10 +325,11 @@ func (s *subject) get(url string) error {
 }
 
 // dial opens a connection from the node.
-func (s *subject) dial(network, address string) (net.Conn, error) {
+func (s *subject) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	var conn net.Conn
 	err := s.node.Config().InNetwork(func() (err error) {
-		conn, err = net.DialTimeout(network, address, 3*time.Second)
+		dialer := net.Dialer{Timeout: 3 * time.Second}
+		conn, err = dialer.DialContext(ctx, network, address)
 		return err
 	})
 	return conn, err

@@ -124,7 +124,7 @@ func (s *subject) security(t *testing.T, when string) {
 				config.Certificates = []tls.Certificate{*test.cert}
 				config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return test.cert, nil }
 			}
-			client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{TLSClientConfig: config, Dial: s.dial, DisableKeepAlives: true},
+			client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DialContext: s.dial, DisableKeepAlives: true},
 				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 			request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "https://"+address+test.path, nil)
 			if err != nil {

@@ -775,7 +775,7 @@ func (c *cloud) watch(w http.ResponseWriter, r *http.Request, resource, namespac
 			length := len(frame)
 			_, _ = w.Write(append([]byte{byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length)}, frame...))
 		}
-		http.NewResponseController(w).Flush()
+		_ = http.NewResponseController(w).Flush()
 		c.mu.Lock()
 		changed := c.changed
 		events = nil

@@ -226,8 +226,11 @@ func (x *exchange) listKey() store.Key {
 // rewriteWatch rewrites the events of a watch that passes through.
 func (x *exchange) rewriteWatch(resp *http.Response) error {
 	contentType := resp.Header.Get("Content-Type")
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Encoding") != "" {
+	if resp.StatusCode != http.StatusOK {
 		return nil
+	}
+	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return fmt.Errorf("a watch in encoding %q, which was not asked for", encoding)
 	}
 	media, err := wire.Negotiate(x.r, wire.BuiltIn(x.req.Group, x.req.Version), true)
 	if err != nil || media.As != wire.AsIs {

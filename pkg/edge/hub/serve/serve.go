@@ -243,7 +243,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{Handler: h, w: &recorder{ResponseWriter: w, http1: r.ProtoMajor < 2}, r: r, online: h.Upstream.Online(), began: time.Now(), source: sourceHub}
 	defer func() {
 		failure := recover()
-		if failure != nil && failure != http.ErrAbortHandler {
+		if err, _ := failure.(error); failure != nil && !errors.Is(err, http.ErrAbortHandler) {
 			h.Logger.Error("a request made the hub panic", "method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
 			if !x.w.wrote() {
 				x.fail(apierrors.NewInternalError(errors.New("the hub failed on this request")))

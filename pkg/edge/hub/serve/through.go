@@ -38,6 +38,7 @@ type pass struct {
 	modify    func(*http.Response) error
 	failed    func(error) // answers when there was no answer; default x.unanswered
 	buffered  bool        // the answer need not be flushed piece by piece
+	plain     bool        // the answer is read: it must not be compressed, and 1.37 compresses watches
 }
 
 // through passes a request on, and its answer back, as they come.
@@ -66,6 +67,9 @@ func (x *exchange) pass(p pass) {
 			// Transport puts in the server in use; a URL needs something.
 			pr.Out.URL.Scheme, pr.Out.URL.Host, pr.Out.Host = "https", "kubernetes.default.svc", ""
 			x.cleanHeaders(pr.Out.Header)
+			if p.plain {
+				pr.Out.Header.Set("Accept-Encoding", "identity")
+			}
 			if p.body != nil {
 				body := p.body
 				pr.Out.Body = io.NopCloser(bytes.NewReader(body))

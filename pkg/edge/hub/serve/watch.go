@@ -59,8 +59,15 @@ func (x *exchange) watch() {
 		return
 	}
 	view, err := x.Views.Acquire(x.r.Context(), x.caller, x.req.Query())
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		// As the API server says. Passed on, a watch that it allows a moment
+		// later (the node authorizer learns of a pod's objects with a delay)
+		// would go by the store for minutes.
+		x.fail(err)
+		return
+	}
 	if err != nil {
-		// Refused, or too many views for this client: the API server itself
+		// Too many views for this client, or no answer: the API server itself
 		// answers, as it would without a hub.
 		x.Logger.Debug("no shared view", "path", x.r.URL.Path, "err", err)
 		x.passWatch()
@@ -99,5 +106,5 @@ func (x *exchange) passWatch() {
 		x.through()
 		return
 	}
-	x.pass(pass{modify: x.rewriteWatch})
+	x.pass(pass{plain: true, modify: x.rewriteWatch})
 }

@@ -24,6 +24,8 @@ func (v *view) apply(ctx context.Context, events []wire.Event) error {
 	if err := v.vs.current(ctx); err != nil {
 		return err
 	}
+	v.vs.writeMu.Lock()
+	defer v.vs.writeMu.Unlock()
 	var out []*event
 	var changes []func(*store.Batch)
 	within := map[store.Key]*event{} // the newest of this batch
@@ -89,6 +91,7 @@ func (v *view) apply(ctx context.Context, events []wire.Event) error {
 		}
 	}
 	for _, e := range out {
+		delete(v.localShown, e.cur.Key)
 		v.deliver(e, false)
 	}
 	v.notify()
@@ -140,6 +143,9 @@ func (v *view) change(kind watch.EventType, o store.Object, within map[store.Key
 	}
 	shown := v.vs.rebase(o)
 	e.cur = &shown
+	if stored != nil {
+		v.vs.noteFormer(stored, o.UID)
+	}
 	newer := stored != nil && stored.ResourceVersion > o.ResourceVersion && !v.vs.isLocal(key, stored.ResourceVersion)
 	return e, func(b *store.Batch) {
 		if !newer {
@@ -216,15 +222,18 @@ func (v *view) publish(kind watch.EventType, old, o *store.Object) error {
 	if err != nil {
 		return err
 	}
-	e := &event{kind: kind, rv: o.ResourceVersion, cur: o, prev: old, at: time.Now()}
-	seen, ok, err := e.seenBy(m)
-	if err != nil || !ok {
-		return err
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.complete || o.ResourceVersion <= v.shown() {
 		return nil // it comes with the first list, or was overtaken
+	}
+	if old != nil && !v.showed(old) {
+		old = nil // another view is ahead: what this one showed is not known
+	}
+	e := &event{kind: kind, rv: o.ResourceVersion, cur: o, prev: old, at: time.Now()}
+	seen, ok, err := e.seenBy(m)
+	if err != nil || !ok {
+		return err
 	}
 	if seen.Type != watch.Added && !v.has(o.Key) {
 		// The store has the object for another view that is behind: here it
@@ -248,6 +257,10 @@ func (v *view) publish(kind watch.EventType, old, o *store.Object) error {
 	}
 	v.vs.preserve(v, seen.Type, o.Key, old)
 	v.localRV = o.ResourceVersion
+	if v.localShown == nil {
+		v.localShown = map[store.Key]uint64{}
+	}
+	v.localShown[o.Key] = o.ResourceVersion
 	object := seen.Object
 	v.deliver(&event{kind: seen.Type, rv: o.ResourceVersion, cur: &object, prev: old, local: true, at: e.at}, false)
 	v.notify()

@@ -109,8 +109,13 @@ const maxWindowAge = 10 * time.Minute
 
 func (v *view) remember(e *event) {
 	w := &v.window
-	if n := len(w.events); n > 0 && e.rv < w.events[n-1].rv || e.rv < w.from {
-		// Out of order: nobody may resume across it.
+	last := w.from
+	if n := len(w.events); n > 0 {
+		last = w.events[n-1].rv
+	}
+	if e.rv < last || e.rv == last && e.until == 0 {
+		// Out of order, or a resourceVersion that a local change has used:
+		// nobody may resume across it.
 		v.forgetEvents(max(v.shown(), e.rv))
 		return
 	}

@@ -24,14 +24,16 @@ type intake struct {
 	q        store.Query
 	kind     string
 	node     bool
-	fresh    bool                 // the store has no whole copy
-	announce bool                 // watchers know a whole copy, and want the differences
-	broken   bool                 // the store has lost members without a trace
-	before   uint64               // what the view had reached
-	restored bool                 // the cloud's revisions went back
-	have     map[store.Key]uint64 // members that the list has not shown yet
-	staging  store.Query          // where new members wait; the zero query if fresh
-	staged   bool
+	fresh    bool   // the store has no whole copy
+	announce bool   // watchers know a whole copy, and want the differences
+	broken   bool   // the store has lost members without a trace
+	before   uint64 // what the view had reached, and
+	// what of here it had shown.
+	localShown map[store.Key]uint64
+	restored   bool                 // the cloud's revisions went back
+	have       map[store.Key]uint64 // members that the list has not shown yet
+	staging    store.Query          // where new members wait; the zero query if fresh
+	staged     bool
 
 	pending []change
 	bytes   int
@@ -157,6 +159,14 @@ func (in *intake) showed(k store.Key, rv uint64) bool {
 	return in.v.showedVersion(k, rv)
 }
 
+// watchersSaw is view.showed as it was before the list.
+func (in *intake) watchersSaw(o *store.Object) bool {
+	if local, ok := in.localShown[o.Key]; ok {
+		return local == o.ResourceVersion
+	}
+	return o.ResourceVersion <= in.before
+}
+
 func (in *intake) unwritten(k store.Key) (o *store.Object, ok bool) {
 	if in.v == nil {
 		return nil, false
@@ -203,6 +213,8 @@ func (in *intake) flush() error {
 			return err
 		}
 	}
+	in.vs.writeMu.Lock()
+	defer in.vs.writeMu.Unlock()
 	b := &store.Batch{}
 	to := in.q
 	switch {
@@ -221,9 +233,12 @@ func (in *intake) flush() error {
 		prev, ok, err := in.vs.st.Get(c.key)
 		if ok = ok && err == nil; ok && c.kind != watch.Added {
 			in.vs.preserve(in.v, c.kind, c.key, &prev)
-			if in.announce && prev.UID != c.object.UID && !c.silent {
-				c.former = &prev
+			if in.announce && !c.silent {
+				c.former = in.formerOf(&prev, c.object.UID)
 			}
+		}
+		if ok {
+			in.vs.noteFormer(&prev, c.object.UID)
 		}
 		if ok && prev.ResourceVersion > c.rv && !in.restored && !in.vs.isLocal(c.key, prev.ResourceVersion) {
 			in.ahead = append(in.ahead, *c.object)
@@ -234,6 +249,10 @@ func (in *intake) flush() error {
 		if c.kind == watch.Added {
 			b.Join(to, c.key)
 		}
+	}
+	// A local change must get a resourceVersion above all that is stored.
+	for i := range pending {
+		b.SetRevision(pending[i].rv)
 	}
 	err := in.failed
 	if err == nil {
@@ -258,9 +277,38 @@ func (in *intake) flush() error {
 	return nil
 }
 
+// formerOf returns the object of the same name that watchers know, if it is
+// another one than the one with uid: the view's mu is held.
+func (in *intake) formerOf(stored *store.Object, uid string) *store.Object {
+	if stored.UID != uid {
+		return stored
+	}
+	if old, ok := in.vs.former[stored.Key]; ok && old.UID != uid && !in.v.showed(stored) {
+		return &old // another view stored the new one already
+	}
+	return nil
+}
+
+// maxFormer bounds how many replaced objects are remembered.
+const maxFormer = 256
+
+// noteFormer remembers an object that is replaced by another one of the same
+// name: other views have it, too, and have yet to tell. writeMu is held.
+func (vs *Views) noteFormer(stored *store.Object, uid string) {
+	if stored.UID == uid {
+		return
+	}
+	if len(vs.former) >= maxFormer {
+		clear(vs.former) // those views tell a change instead
+	}
+	vs.former[stored.Key] = *stored
+}
+
 // settle decides about stored copies that are newer than the list: if its
 // revision is beyond them, they are not the cloud's, and are replaced.
 func (in *intake) settle(revision uint64) error {
+	in.vs.writeMu.Lock()
+	defer in.vs.writeMu.Unlock()
 	b := &store.Batch{}
 	for _, o := range in.ahead {
 		stored, ok, err := in.vs.st.Get(o.Key)
@@ -395,7 +443,8 @@ func (v *view) present(in *intake, revision uint64) {
 		}
 	}
 	shown := v.shown()
-	in.before = v.rv
+	in.before, in.localShown = v.rv, v.localShown
+	v.localShown = nil
 	v.kind, v.node, v.complete = first(v.kind, in.kind), v.node || in.node, true
 	v.rv, v.synced, v.relist, v.restored = revision, time.Now(), false, false
 	if in.restored || v.localRV <= revision {
@@ -512,7 +561,7 @@ func (v *view) differences(in *intake, gone []store.Key, shown, revision uint64)
 		prev := v.current(k)
 		v.vs.preserve(v, watch.Deleted, k, prev)
 		last := prev
-		if prev != nil && prev.ResourceVersion > in.before && !v.vs.isLocal(k, prev.ResourceVersion) {
+		if prev != nil && !in.watchersSaw(prev) {
 			prev = nil // not what watchers have seen
 		}
 		if _, hidden := v.unwritten.objects[k]; !in.announce || in.restored || hidden && last == nil {
@@ -534,7 +583,7 @@ func (v *view) deleteFirst(in *intake, events []*event, former map[*event]*store
 	for _, e := range events {
 		if old := former[e]; old != nil {
 			gone := &event{kind: watch.Deleted, rv: last, cur: v.tombstone(old.Key, old, last), until: max(e.rv, last+1), at: e.at}
-			if old.ResourceVersion <= in.before || v.vs.isLocal(old.Key, old.ResourceVersion) {
+			if in.watchersSaw(old) {
 				gone.prev = old
 			}
 			out = append(out, gone)

@@ -77,7 +77,9 @@ func (v *view) writable(b *store.Batch) bool {
 			b.Leave(v.q, k)
 			continue
 		}
-		b.Put(*o)
+		if stored, ok, err := v.vs.st.Get(k); err != nil || !ok || stored.ResourceVersion < o.ResourceVersion {
+			b.Put(*o)
+		}
 		b.Join(v.q, k)
 	}
 	return true
@@ -105,6 +107,8 @@ func (v *view) flush() {
 	if !v.unwritten.degraded() || v.listing {
 		return
 	}
+	v.vs.writeMu.Lock()
+	defer v.vs.writeMu.Unlock()
 	b := &store.Batch{}
 	v.describe(b)
 	if !v.writable(b) {

@@ -26,15 +26,17 @@ type view struct {
 	complete bool // there is a whole copy, in the store or in unwritten
 	rv       uint64
 	localRV  uint64 // the highest one made here that watchers have seen
-	synced   time.Time
-	live     bool
-	relist   bool // the copy is not to be trusted
-	listing  bool
-	restored bool // the cloud's revisions went back
-	gone     bool // out of the table
-	err      error
-	changed  chan struct{} // closed at the next change, if somebody waits
-	window   window
+	// localShown are the local changes among what watchers have seen.
+	localShown map[store.Key]uint64
+	synced     time.Time
+	live       bool
+	relist     bool // the copy is not to be trusted
+	listing    bool
+	restored   bool // the cloud's revisions went back
+	gone       bool // out of the table
+	err        error
+	changed    chan struct{} // closed at the next change, if somebody waits
+	window     window
 	// See suspect.
 	suspectFrom, suspectTo uint64
 	watchers               map[*Watcher]struct{}
@@ -133,7 +135,10 @@ func (v *view) suspicious(rv uint64) bool {
 func (v *view) showed(o *store.Object) bool { return v.showedVersion(o.Key, o.ResourceVersion) }
 
 func (v *view) showedVersion(k store.Key, rv uint64) bool {
-	return rv <= v.rv || v.localRV >= rv && v.vs.isLocal(k, rv)
+	if local, ok := v.localShown[k]; ok {
+		return local == rv
+	}
+	return rv <= v.rv
 }
 
 // describe adds to a batch what the store is to know of the view: mu is held.

@@ -165,6 +165,12 @@ type Views struct {
 	running context.Context      // of Run; nil before
 	wg      sync.WaitGroup
 
+	// writeMu makes one of looking at a stored object and replacing it: views
+	// share objects, and one that is behind must not undo what another wrote.
+	// It may be taken under a view's mu.
+	writeMu sync.Mutex
+	former  map[store.Key]store.Object // see noteFormer
+
 	// snapMu guards the open snapshots. It may be taken under a view's mu.
 	snapMu sync.Mutex
 	snaps  map[*Snapshot]struct{}
@@ -192,7 +198,7 @@ func New(o Options) (*Views, error) {
 	}
 	vs := &Views{
 		o: o, st: o.Store, log: o.Logger.With("part", "views"),
-		table: map[store.Query]*view{}, asked: map[store.Query]bool{}, snaps: map[*Snapshot]struct{}{}, local: map[store.Key]uint64{},
+		table: map[store.Query]*view{}, asked: map[store.Query]bool{}, snaps: map[*Snapshot]struct{}{}, local: map[store.Key]uint64{}, former: map[store.Key]store.Object{},
 	}
 	vs.gate = newGate(context.Background())
 	vs.localTop = vs.st.Revision()

@@ -312,6 +312,18 @@ func TestRelistTellsAnotherObjectOfTheSameName(t *testing.T) {
 	l.set(true)
 	expect(t, w, "MODIFIED a/n 2@103", "DELETED a/m 1@103", "ADDED a/m new@105")
 	expect(t, watchFrom(t, h, wire.Options{ResourceVersion: "103"}), "DELETED a/m 1@103", "ADDED a/m new@105")
+
+	// Also when another view has stored it first.
+	first, second := acquire(t, n, nodeCaller, in("a", "")), acquire(t, n, nodeCaller, exact("a", "m"))
+	w1, w2 := watchFrom(t, first, wire.Options{ResourceVersion: "105"}), watchFrom(t, second, wire.Options{ResourceVersion: "105"})
+	l.set(false)
+	c.delete("a", "m")
+	c.put("a", "m", "newer")
+	c.compact()
+	l.set(true)
+	expect(t, w, "DELETED a/m new@105", "ADDED a/m newer@107")
+	expect(t, w1, "DELETED a/m new@105", "ADDED a/m newer@107")
+	expect(t, w2, "DELETED a/m new@105", "ADDED a/m newer@107")
 }
 
 // A local change takes a resourceVersion that the cloud uses for something else.

@@ -33,7 +33,7 @@ func testPod(i int) *corev1.Pod {
 			CreationTimestamp: metav1.NewTime(time.Unix(1700000000, 0)), Generation: 3,
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "r", UID: "u-0"}},
 			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m", Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1",
-				FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{}}`)}}},
+				FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{}}`)}},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: "node-1", RestartPolicy: "Always", SchedulerName: "default-scheduler", ServiceAccountName: "sa", HostNetwork: true,
@@ -121,7 +121,7 @@ func api(t *testing.T, objects map[string][]store.Object, kinds map[string]strin
 						return
 					}
 					w.Header().Set("Content-Type", m.ContentType(false))
-					w.Write(b)
+					_, _ = w.Write(b)
 					return
 				}
 			}

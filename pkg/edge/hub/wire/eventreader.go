@@ -50,7 +50,7 @@ func (r *EventReader) Next() (Event, error) {
 		return Event{}, r.err
 	}
 	e, err := r.next()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("reading a watch of %s: %w", r.key.Resource, err)
 	}
 	r.err = err

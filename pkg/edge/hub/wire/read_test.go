@@ -237,7 +237,7 @@ func TestHostileLengthsCostNoMemory(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		err := read()
 		runtime.ReadMemStats(&after)
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if used := after.TotalAlloc - before.TotalAlloc; used > 16<<20 {
@@ -298,7 +298,7 @@ func TestEventReader(t *testing.T) {
 				}
 			}
 			for range 2 {
-				if _, err := r.Next(); err != io.EOF {
+				if _, err := r.Next(); !errors.Is(err, io.EOF) {
 					t.Errorf("%s: %v at the end", m.ContentType(true), err)
 				}
 			}
@@ -334,7 +334,7 @@ func TestEventReaderRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e, err := r.Next(); err == nil || err == io.EOF {
+		if e, err := r.Next(); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("%s: %+v, %v", frame, e, err)
 		}
 	}

@@ -51,9 +51,9 @@ type listReader struct {
 	maxItem  int64
 	fn       func(store.Object) error
 
-	kind, apiVersion string // of one item, as the list says
-	meta             metav1.ListMeta
-	items            bool // seen
+	kind  string // of one item, as the list says
+	meta  metav1.ListMeta
+	items bool // seen
 }
 
 // isKind takes the list's kind.
