@@ -78,10 +78,31 @@ func currentRevision(ctx context.Context, do Do, nodeName string) (uint64, error
 	return rv, nil
 }
 
+const leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
+func microTime(t time.Time) string { return t.Format("2006-01-02T15:04:05.000000Z07:00") }
+
+// ensureLease makes the lease as the kubelet would, should it be missing.
+func ensureLease(ctx context.Context, do Do, path, nodeName string, now time.Time) error {
+	err := ask(ctx, do, http.MethodGet, path, nil, "", nil, nil)
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	body := fmt.Appendf(nil, `{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q,"namespace":"kube-node-lease"},"spec":{"holderIdentity":%q,"leaseDurationSeconds":40,"renewTime":%q}}`,
+		nodeName, nodeName, microTime(now))
+	if err = ask(ctx, do, http.MethodPost, leases, nil, "application/json", body, nil); apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
 // renew patches the lease n times. Each has a new time, or it would be no write.
 func renew(ctx context.Context, do Do, nodeName string, n uint64) error {
-	path := "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/" + url.PathEscape(nodeName)
+	path := leases + "/" + url.PathEscape(nodeName)
 	base := time.Now().UTC()
+	if err := ensureLease(ctx, do, path, nodeName, base); err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
 	work := make(chan uint64)
 	failed := make(chan error, atOnce)
@@ -92,7 +113,7 @@ func renew(ctx context.Context, do Do, nodeName string, n uint64) error {
 		go func() {
 			defer wg.Done()
 			for i := range work {
-				at := base.Add(time.Duration(i) * time.Microsecond).Format("2006-01-02T15:04:05.000000Z07:00")
+				at := microTime(base.Add(time.Duration(i+1) * time.Microsecond))
 				body := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, at)
 				err := ask(ctx, do, http.MethodPatch, path, nil, "application/merge-patch+json", body, nil)
 				if err != nil {
@@ -126,11 +147,7 @@ func ask(ctx context.Context, do Do, method, path string, query url.Values, cont
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		err := refusal(resp, store.Query{})
-		if apierrors.IsNotFound(err) && method == http.MethodPatch {
-			return fmt.Errorf("the node has no lease: %w", err)
-		}
-		return err
+		return refusal(resp, store.Query{})
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, catchUpAnswer))
 	if err != nil || into == nil {

@@ -20,6 +20,7 @@ func TestCatchUp(t *testing.T) {
 		name         string
 		cloud, shown uint64
 		missing      bool // the lease
+		forbidden    bool
 		renewals     int
 		err          error
 		fails        bool
@@ -28,7 +29,8 @@ func TestCatchUp(t *testing.T) {
 		{name: "equal", cloud: 400, shown: 400, renewals: 1},
 		{name: "behind", cloud: 300, shown: 400, renewals: 101},
 		{name: "restored from a backup", cloud: 100, shown: 20_000, err: ErrRestored},
-		{name: "no lease", cloud: 300, shown: 400, missing: true, fails: true},
+		{name: "no lease", cloud: 300, shown: 400, missing: true, renewals: 101},
+		{name: "leases are refused", cloud: 300, shown: 400, forbidden: true, fails: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var mu sync.Mutex
@@ -41,6 +43,16 @@ func TestCatchUp(t *testing.T) {
 				switch {
 				case r.Method == http.MethodGet && r.URL.Path == "/api/v1/nodes" && r.FormValue("limit") == "1":
 					_, _ = fmt.Fprintf(w, `{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"%d"},"items":[]}`, rev)
+				case tc.forbidden:
+					w.WriteHeader(403)
+					_, _ = w.Write([]byte(`{"kind":"Status","status":"Failure","reason":"Forbidden","code":403}`))
+				case r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/leases/n1") && !tc.missing:
+					_, _ = w.Write([]byte(`{}`))
+				case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/kube-node-lease/leases") && tc.missing:
+					tc.missing = false
+					rev++
+					w.WriteHeader(201)
+					_, _ = w.Write([]byte(`{}`))
 				case r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/leases/n1") && !tc.missing:
 					var body struct{ Spec struct{ RenewTime string } }
 					if err := json.NewDecoder(r.Body).Decode(&body); err != nil || times[body.Spec.RenewTime] {
