@@ -34,13 +34,13 @@ func (c *clock) load(s *store.Store) error {
 	return nil
 }
 
-// heard notes when the API server was heard.
+// heard notes when the API server was heard. An earlier time than the last one
+// counts, too: the clock was ahead, and has been set right. One that is far behind
+// cannot have reached the API server, whose certificate would not be valid yet.
 func (c *clock) heard(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if at.After(c.last) {
-		c.last = at
-	}
+	c.last = at
 }
 
 // lastSeen is the newest time that this node knows of.
@@ -54,7 +54,7 @@ func (c *clock) lastSeen() time.Time {
 func (c *clock) save(s *store.Store) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.last.Sub(c.kept) < time.Hour {
+	if c.last.Sub(c.kept).Abs() < time.Hour {
 		return nil
 	}
 	var batch store.Batch

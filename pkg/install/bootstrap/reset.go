@@ -140,9 +140,12 @@ func removeAgent(data ResetData) error {
 		return err
 	}
 	problems := []error{undo.Link(agentapi.PodInterface)}
-	for _, path := range []string{
-		agentapi.StateDir, kubeletState, agentapi.JournalFile, agentapi.Socket, agentapi.ConfigFile, agentapi.BootstrapKubeconfig,
-	} {
+	paths := []string{
+		agentapi.StateDir, kubeletState, agentapi.Socket, agentapi.Socket + ".new",
+		agentapi.JournalFile, agentapi.JournalFile + ".tmp", agentapi.JournalFile + ".refused",
+		agentapi.ConfigFile, agentapi.BootstrapKubeconfig,
+	}
+	for _, path := range paths {
 		problems = append(problems, os.RemoveAll(path))
 	}
 	undo.EmptyDirs(filepath.Dir(agentapi.ConfigFile), filepath.Dir(agentapi.Socket), filepath.Dir(agentapi.StateDir))

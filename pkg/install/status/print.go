@@ -100,7 +100,11 @@ func printCertificates(row func(...string), certificates []Certificate, now time
 			first = certificate
 		}
 		if left := certificate.Expires.Sub(now); left < soon {
-			row("certificate", fmt.Sprintf("%s expires %s (in %s)", certificate.Path, certificate.Expires.Format(time.DateOnly), duration.HumanDuration(left)))
+			when := fmt.Sprintf("expires %s (in %s)", certificate.Expires.Format(time.DateOnly), duration.HumanDuration(left))
+			if left < 0 {
+				when = "EXPIRED " + stamp(certificate.Expires)
+			}
+			row("certificate", certificate.Path+" "+when)
 		}
 	}
 	row("certificates", fmt.Sprintf("%d, the first to expire is %s on %s", len(certificates), first.Path, first.Expires.Format(time.DateOnly)))

@@ -9,8 +9,10 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
 	"skerry.dev/skerry/test/bench"
@@ -158,11 +160,13 @@ func (s *stage) watch(ctx context.Context, p path, watchers int) ([]float64, int
 	if err != nil {
 		return nil, 0, err
 	}
-	object, err := writer.CoreV1().ConfigMaps(watchedIn).Get(ctx, "object-0", metav1.GetOptions{})
+	client, err := s.clientFor(p, s.token, asProtobuf, nil)
 	if err != nil {
 		return nil, 0, err
 	}
-	client, err := s.clientFor(p, s.token, asProtobuf, nil)
+	// As an informer does: a list, then a watch from there.
+	const selector = "metadata.name=object-0"
+	list, err := client.CoreV1().ConfigMaps(watchedIn).List(ctx, metav1.ListOptions{ResourceVersion: "0", FieldSelector: selector})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -171,7 +175,7 @@ func (s *stage) watch(ctx context.Context, p path, watchers int) ([]float64, int
 	var wg sync.WaitGroup
 	failures := make([]error, watchers)
 	for i := range watchers {
-		w, err := client.CoreV1().ConfigMaps(watchedIn).Watch(ctx, metav1.ListOptions{ResourceVersion: object.ResourceVersion, FieldSelector: "metadata.name=object-0"})
+		w, err := client.CoreV1().ConfigMaps(watchedIn).Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion, FieldSelector: selector})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -184,6 +188,10 @@ func (s *stage) watch(ctx context.Context, p path, watchers int) ([]float64, int
 				case e, ok := <-w.ResultChan():
 					if !ok {
 						failures[i] = fmt.Errorf("the watch ended after %d events", seen)
+						return
+					}
+					if e.Type == watch.Error {
+						failures[i] = apierrors.FromObject(e.Object)
 						return
 					}
 					o, err := meta(e.Object)

@@ -254,32 +254,41 @@ func uids(pods []corev1.Pod) map[string]string {
 	return all
 }
 
-// runningContainers counts what containerd runs on the node for the workload:
-// the truth that no API can colour.
-func (s *subject) runningContainers() map[string]bool {
-	s.t.Helper()
+// runningContainers returns the pods of the workload of which containerd runs a
+// container: the truth that no API can colour.
+func (s *subject) runningContainers() (map[string]bool, error) {
+	tasks, err := s.node.Try("ctr", "-n", "k8s.io", "tasks", "ls")
+	if err != nil {
+		return nil, err
+	}
 	alive := map[string]bool{}
-	for _, line := range strings.Split(s.node.Exec("ctr", "-n", "k8s.io", "tasks", "ls"), "\n") {
+	for line := range strings.Lines(tasks) {
 		if f := strings.Fields(line); len(f) == 3 && f[2] == "RUNNING" {
 			alive[f[0]] = true
 		}
 	}
+	ids, err := s.node.Try("ctr", "-n", "k8s.io", "containers", "ls", "-q", `labels."io.cri-containerd.kind"==container`)
+	if err != nil {
+		return nil, err
+	}
 	pods := map[string]bool{}
-	filter := `labels."io.cri-containerd.kind"==container,labels."io.kubernetes.pod.namespace"==` + namespace
-	for _, id := range strings.Fields(s.node.Exec("ctr", "-n", "k8s.io", "containers", "ls", "-q", filter)) {
+	for _, id := range strings.Fields(ids) {
 		if !alive[id] {
 			continue
 		}
+		out, err := s.node.Try("ctr", "-n", "k8s.io", "containers", "info", id)
+		if err != nil {
+			return nil, err
+		}
 		var info struct{ Labels map[string]string }
-		out := s.node.Exec("ctr", "-n", "k8s.io", "containers", "info", id)
 		if err := json.Unmarshal([]byte(out), &info); err != nil {
-			s.t.Fatalf("ctr's answer: %v", err)
+			return nil, fmt.Errorf("ctr's answer: %w", err)
 		}
 		if info.Labels["io.kubernetes.pod.namespace"] == namespace {
 			pods[info.Labels["io.kubernetes.pod.name"]] = true
 		}
 	}
-	return pods
+	return pods, nil
 }
 
 func names(set map[string]bool) string {

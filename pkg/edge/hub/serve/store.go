@@ -66,9 +66,7 @@ func (x *exchange) fromStore() {
 
 // authorizedOffline asks the cached RBAC; if it says no, it has answered.
 func (x *exchange) authorizedOffline() bool {
-	if !x.caller.Node && !x.caller.Verified {
-		// The API server might know who this is. It is not there to say.
-		x.fail(x.away("checking who you are"))
+	if !x.knownOffline() {
 		return false
 	}
 	err := x.Authorizer.Offline(x.r.Context(), x.caller, x.attributes())
@@ -81,6 +79,31 @@ func (x *exchange) authorizedOffline() bool {
 		x.fail(asStatus(err))
 	}
 	return false
+}
+
+// knownOffline checks who asks, for an answer that the API server does not see. A
+// request that came while the cloud was there was checked only so far as to be
+// passed on; whether the token's pod still is, and who may be impersonated, was
+// left to the API server.
+func (x *exchange) knownOffline() bool {
+	if impersonates(x.r) {
+		x.refuse(apierrors.NewForbidden(schema.GroupResource{}, "", errImpersonateOffline), "impersonation")
+		return false
+	}
+	if x.online && !x.caller.Node {
+		caller, err := x.Authenticator.Authenticate(x.r, false)
+		if err != nil {
+			x.refuse(err, "authentication")
+			return false
+		}
+		x.caller = caller
+	}
+	if !x.caller.Node && !x.caller.Verified {
+		// The API server might know who this is. It is not there to say.
+		x.fail(x.away("checking who you are"))
+		return false
+	}
+	return true
 }
 
 func (x *exchange) groupResource() schema.GroupResource {
