@@ -100,8 +100,11 @@ func TestFollowPolicy(t *testing.T) {
 func TestClock(t *testing.T) {
 	a := storeOnly(t)
 	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
-	a.clock.heard(at)
-	a.clock.heard(at.Add(-time.Hour)) // a clock that was set back
+	a.clock.heard(at.Add(time.Hour)) // a clock that was ahead
+	if err := a.clock.save(a.store); err != nil {
+		t.Fatal(err)
+	}
+	a.clock.heard(at) // and was set right
 	if got := a.clock.lastSeen(); !got.Equal(at) {
 		t.Errorf("last seen %s, want %s", got, at)
 	}

@@ -254,6 +254,9 @@ func (s *stage) startSecond(ctx context.Context) (*second, error) {
 		_, err := s.page(ctx, secondHealth, "/readyz")
 		return err
 	})
+	// An agent that has never run learns the cluster's policy and token keys
+	// first; until then it passes tokens on, and shares nothing.
+	time.Sleep(5 * time.Second)
 	if err != nil {
 		a.stop()
 		return nil, fmt.Errorf("starting a second agent (log: %s): %w", filepath.Join(a.disk, "log"), err)
@@ -347,7 +350,7 @@ func (s *stage) listedMemory(ctx context.Context) error {
 
 // steady watches the agent's writes while nothing happens but heartbeats.
 func (s *stage) steady(ctx context.Context) error {
-	const name = "skerry_store_written_bytes_total"
+	const name = "skerry_hub_store_written_bytes_total"
 	before, err := s.metric(ctx, agentapi.HealthAddress, name)
 	if err != nil {
 		return err
