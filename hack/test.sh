@@ -26,6 +26,3 @@ SUITE=hold RUN='TestHold/(skerry|pristine|drop-in)/(one-node-cut|site-cut|powere
 
 step "end to end: a node without its cloud"
 SUITE=offline RUN='TestOffline$/^(AgentKill9|CrashedContainerRestarts|JobFinishes|PowerCycle|ServicesAfterPowerCycle|Answers|SecurityOffline|AfterHeal|SecretsAtRest)$' hack/e2e.sh
-
-step "end to end: random histories of an agent, its clients and the cloud"
-SUITE=history RUN='' hack/e2e.sh
