@@ -72,7 +72,7 @@ func (s *Sandbox) Apply(yaml string) {
 		}
 		// The next test must not find them; an API server that is gone by now
 		// is its own failure.
-		_, err := s.kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--wait=true", "--timeout=60s", "-f", "-")
+		_, err := s.kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--wait=true", "--timeout=180s", "-f", "-")
 		if err != nil && !s.t.Failed() {
 			s.t.Errorf("deleting what the test applied: %v", err)
 		}

@@ -4,6 +4,7 @@ package offline
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	_ "embed"
 	"encoding/json"
@@ -82,6 +83,13 @@ func load(t *testing.T, box *sandbox.Sandbox, site, node string) *subject {
 	box.Step("putting %d pods on %s", running, node)
 	box.Apply(s.fill(workload, registry))
 	s.write("/etc/kubernetes/manifests/static.yaml", s.fill(staticPod, registry))
+	// Its mirror is in the namespace, and comes back for as long as it is there.
+	t.Cleanup(func() {
+		// The test's own context has ended.
+		if _, err := box.Box().Output(context.Background(), time.Minute, node, "rm", "/etc/kubernetes/manifests/static.yaml"); err != nil {
+			t.Logf("removing the static pod: %v", err)
+		}
+	})
 	box.Eventually(4*time.Minute, fmt.Sprintf("%d pods are Ready", running), func() error {
 		pods, err := s.inCloud()
 		if err != nil {

@@ -429,6 +429,8 @@ func TestControl(t *testing.T) {
 	s.Eventually(2*time.Minute, "the static pod runs", func() error { return s.onlyStatic() })
 	s.Consistently(2*time.Minute, "no other pod comes back", func() error { return s.onlyStatic() })
 	s.Step("control: 0 of %d pods came back, and the static one", running-1)
+	s.site.Heal() // or nothing of it can be deleted
+	s.WaitReady(2*time.Minute, corev1.ConditionTrue, s.node.Name())
 }
 
 // onlyStatic says which pods run beside the static one.
