@@ -10,11 +10,14 @@ SUITE ?=
 RUN ?=
 # Which conformance tests to run (a regular expression over their names).
 FOCUS ?=
+# Which fuzz targets to run (a regular expression over PACKAGE.Target).
+FUZZ ?=
 # Regular expressions go through as they are: make must not expand their $.
 export ARCH
 override export SUITE := $(value SUITE)
 override export RUN := $(value RUN)
 override export FOCUS := $(value FOCUS)
+override export FUZZ := $(value FUZZ)
 
 ##@ Main
 
@@ -79,6 +82,14 @@ e2e: test-images ## Run one end-to-end suite: make e2e SUITE=hold [RUN=regexp]
 .PHONY: conformance
 conformance: images ## Run upstream's conformance tests: make conformance FOCUS='\[sig-node\] Pods.*\[Conformance\]'
 	hack/conformance.sh
+
+.PHONY: fuzz
+fuzz: kubernetes ## Fuzz every decoder and parser, each for FUZZTIME=5m (FUZZ=regexp narrows it)
+	hack/fuzz.sh
+
+.PHONY: torture
+torture: kubernetes ## Crash, flip and fill the edge's store, ROUNDS=300 times each way (SEED=n repeats a run)
+	hack/torture.sh
 
 .PHONY: reproducible
 reproducible: ## Build HEAD again in another folder and compare all bytes (COLD=1: with an empty Go cache)

@@ -1,5 +1,5 @@
-// Package cluster holds what Skerry installs into a cluster: the admission
-// policies and roles of sites, and what the agents of nodes need. It is data
+// Package cluster holds what Skerry installs into a cluster: its types, the
+// admission policies and roles of sites, and what the agents of nodes need. It is data
 // with the names that code has to know; it must not know how or when it is
 // applied.
 package cluster
@@ -22,6 +22,14 @@ const (
 	BootstrapPolicy = "skerry.dev-bootstrap-node"
 	// NodePolicy keeps nodes from changing what the cloud says about them.
 	NodePolicy = "skerry.dev-node"
+	// NodeReportPolicy lets a node write its own report only.
+	NodeReportPolicy = "skerry.dev-node-report"
+	// SitePolicy keeps nodes from writing Sites.
+	SitePolicy = "skerry.dev-site"
+	// VerdictPolicy says who sets conditions of skerry.dev.
+	VerdictPolicy = "skerry.dev-verdict"
+	// SiteNamePolicy says what a site may be called.
+	SiteNamePolicy = "skerry.dev-site-name"
 )
 
 // ApplyAnnotation says how an object is applied. With IfAbsent it is the user's
@@ -35,12 +43,16 @@ const (
 // is the cluster's version.
 const ImagePlaceholder = "IMAGE"
 
-//go:embed policies/*.yaml hub/*.yaml
+//go:embed crds/*.yaml policies/*.yaml hub/*.yaml
 var folders embed.FS
 
 // Policies returns the objects of the folder policies in the order in which
 // they are to be applied: what forbids comes before what allows.
 func Policies() ([]*unstructured.Unstructured, error) { return read("policies") }
+
+// CRDs returns the CustomResourceDefinitions. They are to be Established before
+// anything of their types is asked for.
+func CRDs() ([]*unstructured.Unstructured, error) { return read("crds") }
 
 // Hub returns the objects of the folder hub, in the order in which they are to be
 // applied. Their image is ImagePlaceholder.

@@ -78,6 +78,7 @@ func TestNode(t *testing.T) {
 	policies := load(t)
 	kubelet := []string{"system:nodes", "system:authenticated"}
 	controller := []string{"system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"}
+	const manager = "system:serviceaccount:kube-system:skerry-controller-manager"
 	site := func(change ...func(*corev1.Node)) *corev1.Node {
 		return node(append([]func(*corev1.Node){label("skerry.dev/site", "east"), label("topology.kubernetes.io/zone", "east")}, change...)...)
 	}
@@ -117,7 +118,7 @@ func TestNode(t *testing.T) {
 		{"removes the verdict", request{groups: kubelet, object: site(), old: site(dead), subresource: "status"}, "conditions of skerry.dev"},
 		{"doubles one verdict to hide another", request{groups: kubelet, object: site(other, other), old: site(dead, other), subresource: "status"}, "conditions of skerry.dev"},
 		{"changes the verdict through the Node", request{groups: kubelet, object: site(alive), old: site(dead)}, "conditions of skerry.dev"},
-		{"controller changes everything", request{groups: controller, object: node(label("skerry.dev/site", "west"), alive), old: site(dead)}, ""},
+		{"controller changes everything", request{user: manager, groups: controller, object: node(label("skerry.dev/site", "west"), alive), old: site(dead)}, ""},
 		{"administrator moves it", request{groups: []string{"system:masters"}, object: site(label("skerry.dev/site", "west")), old: site()}, ""},
 	}
 	for _, test := range tests {
@@ -125,13 +126,62 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// Nothing else than Nodes is looked at: a mistake in a rule must not slow down
-// or block the rest of the API.
+// Who may write nodes/status may not therefore say who is dead.
+func TestVerdict(t *testing.T) {
+	policies := load(t)
+	accounts := []string{"system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"}
+	people := []string{"system:authenticated"}
+	const manager = "system:serviceaccount:kube-system:skerry-controller-manager"
+	alive, dead, ready := condition("skerry.dev/Alive", "True"), condition("skerry.dev/Alive", "False"), condition("Ready", "True")
+	tests := []struct {
+		name    string
+		request request
+		want    string
+	}{
+		{"skerry-controller-manager", request{user: manager, groups: accounts, object: node(ready, dead), old: node(ready, alive), subresource: "status"}, ""},
+		{"skerry-controller-manager takes it away", request{user: manager, groups: accounts, object: node(ready), old: node(dead, ready), subresource: "status"}, ""},
+		{"a namesake in another namespace", request{user: "system:serviceaccount:default:skerry-controller-manager", groups: accounts, object: node(dead), old: node(alive), subresource: "status"}, "may override"},
+		{"the node controller writes what it does", request{user: "system:serviceaccount:kube-system:node-controller", groups: accounts, object: node(condition("Ready", "Unknown"), dead), old: node(ready, dead), subresource: "status"}, ""},
+		{"the node controller says dead", request{user: "system:serviceaccount:kube-system:node-controller", groups: accounts, object: node(ready, dead), old: node(ready), subresource: "status"}, "may override"},
+		{"conditions in another order", request{groups: people, object: node(condition("skerry.dev/Other", "True"), ready, dead), old: node(dead, condition("skerry.dev/Other", "True")), subresource: "status"}, ""},
+		{"somebody says dead", request{groups: people, object: node(dead), old: node(alive), subresource: "status"}, "may override"},
+		{"somebody says dead through the Node", request{groups: people, object: node(dead), old: node(alive)}, "may override"},
+		{"somebody takes a verdict away", request{groups: people, object: node(ready), old: node(ready, dead), subresource: "status"}, "may override"},
+		{"somebody makes a Node that is dead", request{groups: people, object: node(dead)}, "may override"},
+		{"somebody makes a Node", request{groups: people, object: node(ready)}, ""},
+		{"somebody who may override", request{groups: people, object: node(dead), old: node(alive), subresource: "status", may: true}, ""},
+		{"a node that may override is a node", request{groups: []string{"system:nodes"}, object: node(alive), old: node(dead), subresource: "status", may: true}, "a node cannot"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) { check(t, policies, test.request, test.want) })
+	}
+}
+
+func TestSiteName(t *testing.T) {
+	policies := load(t)
+	for name, valid := range map[string]bool{"east": true, "e": true, "hall-2": true, "2nd": true, "a23456789012345678901234567890123456789012345678901234567890123": true,
+		"": false, "East": false, "east_1": false, "east.1": false, "-east": false, "east-": false} {
+		want := "must be a lower-case DNS label"
+		if valid {
+			want = ""
+		}
+		check(t, policies, request{object: node(label("skerry.dev/site", name)), old: node()}, want)
+		check(t, policies, request{object: node(label("skerry.dev/site", name)), old: node(label("skerry.dev/site", "was"))}, want)
+		check(t, policies, request{object: node(label("skerry.dev/site", name))}, want)
+		// A Node that has such a name from before can still be written, and mended.
+		check(t, policies, request{object: node(label("skerry.dev/site", name), label("a", "b")), old: node(label("skerry.dev/site", name))}, "")
+		check(t, policies, request{object: node(), old: node(label("skerry.dev/site", name))}, "")
+	}
+}
+
+// Nothing else than Nodes and what is ours is looked at: a mistake in a rule must
+// not slow down or block the rest of the API.
 func TestOnlyNodes(t *testing.T) {
 	for _, one := range load(t) {
 		for _, rule := range one.policy.Spec.MatchConstraints.ResourceRules {
+			own := len(rule.APIGroups) == 1 && rule.APIGroups[0] == "site.skerry.dev"
 			for _, name := range rule.Resources {
-				if name != "nodes" && name != "nodes/status" && name != "nodes/*" {
+				if !own && name != "nodes" && name != "nodes/status" && name != "nodes/*" {
 					t.Errorf("policy %s matches %s", one.policy.Name, name)
 				}
 			}

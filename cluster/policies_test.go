@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/predicates/rules"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/cel/environment"
 )
 
@@ -117,41 +118,77 @@ func compile(t *testing.T, policy *admissionregistrationv1.ValidatingAdmissionPo
 
 // request is one write of a Node.
 type request struct {
+	user        string
 	groups      []string
 	object      *corev1.Node
 	old         *corev1.Node
 	subresource string
+	// may: RBAC lets the user override verdicts.
+	may bool
 }
 
 // denied returns the messages of the policies that deny the request.
 func denied(t *testing.T, policies []loaded, r request) []string {
 	t.Helper()
-	operation, name := admission.Create, ""
 	var object, old runtime.Object
+	name := ""
 	if r.object != nil {
 		object, name = r.object, r.object.Name
 	}
 	if r.old != nil {
-		operation, old, name = admission.Update, r.old, r.old.Name
+		old, name = r.old, r.old.Name
 	}
-	if r.object == nil {
+	return deniedWrite(t, policies, write{user: r.user, groups: r.groups, kind: nodeKind, resource: nodeResource, subresource: r.subresource,
+		name: name, object: object, old: old, may: r.may})
+}
+
+// write is one write of any object.
+type write struct {
+	user        string
+	groups      []string
+	kind        schema.GroupVersionKind
+	resource    schema.GroupVersionResource
+	subresource string
+	name        string
+	object, old runtime.Object
+	may         bool
+}
+
+// Authorize answers what a policy asks of RBAC.
+func (w write) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	if w.may && a.GetVerb() == "override" && a.GetAPIGroup() == "site.skerry.dev" && a.GetResource() == "verdicts" {
+		return authorizer.DecisionAllow, "", nil
+	}
+	return authorizer.DecisionNoOpinion, "", nil
+}
+
+func deniedWrite(t *testing.T, policies []loaded, w write) []string {
+	t.Helper()
+	operation := admission.Create
+	if w.old != nil {
+		operation = admission.Update
+	}
+	if w.object == nil {
 		operation = admission.Delete
 	}
-	attributes := admission.NewAttributesRecord(object, old, nodeKind, "", name, nodeResource, r.subresource, operation,
-		nil, false, &user.DefaultInfo{Name: "somebody", Groups: r.groups})
-	versioned := &admission.VersionedAttributes{Attributes: attributes, VersionedKind: nodeKind}
-	if object != nil {
-		versioned.VersionedObject.Set(object)
+	if w.user == "" {
+		w.user = "somebody"
 	}
-	if old != nil {
-		versioned.VersionedOldObject.Set(old)
+	attributes := admission.NewAttributesRecord(w.object, w.old, w.kind, "", w.name, w.resource, w.subresource, operation,
+		nil, false, &user.DefaultInfo{Name: w.user, Groups: w.groups})
+	versioned := &admission.VersionedAttributes{Attributes: attributes, VersionedKind: w.kind}
+	if w.object != nil {
+		versioned.VersionedObject.Set(w.object)
+	}
+	if w.old != nil {
+		versioned.VersionedOldObject.Set(w.old)
 	}
 	var messages []string
 	for _, one := range policies {
 		if !constrained(one.policy, attributes) {
 			continue
 		}
-		result := one.validator.Validate(context.Background(), nodeResource, versioned, nil, nil, celconfig.RuntimeCELCostBudget, nil)
+		result := one.validator.Validate(context.Background(), w.resource, versioned, nil, nil, celconfig.RuntimeCELCostBudget, w)
 		for _, decision := range result.Decisions {
 			if decision.Evaluation == validating.EvalError {
 				t.Errorf("policy %s could not be evaluated: %s", one.policy.Name, decision.Message)

@@ -26,3 +26,6 @@ SUITE=hold RUN='TestHold/(skerry|pristine|drop-in)/(one-node-cut|site-cut|powere
 
 step "end to end: a node without its cloud"
 SUITE=offline RUN='TestOffline$/^(AgentKill9|CrashedContainerRestarts|JobFinishes|PowerCycle|ServicesAfterPowerCycle|Answers|SecurityOffline|AfterHeal|SecretsAtRest)$' hack/e2e.sh
+
+step "end to end: random histories of the hub, a fixed short run"
+PATH="$BIN:$PATH" go test -tags e2e -count=1 -v -timeout 5m ./test/e2e/history -args -history.rounds=4 -history.seed=20261124

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The main job, told as it happens: a cloud and two sites on this machine, an
-# application in each, site west cut off its cloud, a node of it without power for
-# a moment, and nothing lost.
+# The main job, told as it happens: a cloud and two sites on this machine, a shop
+# in each out of one manifest, site west cut off its cloud, a node of it without
+# power for a moment, and nothing lost.
 source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 export SKERRY_SANDBOX_ROOT=${SKERRY_SANDBOX_ROOT:-$OUT/sandbox}
@@ -23,14 +23,17 @@ skerry sandbox create --name default || exit 1
 skerry sandbox load "$OUT/$ARCH/images/test/agnhost.tar" --site east
 skerry sandbox load "$OUT/$ARCH/images/test/agnhost.tar" --site west
 
-say "Deploying one application, and one client of it, in each site"
-show kubectl apply -f cluster/examples/hello-east.yaml -f cluster/examples/hello-west.yaml
-for d in hello-east hello-west client-east client-west; do
-	kubectl rollout status deployment/$d --timeout=120s >/dev/null || fail "deployment $d did not become ready: kubectl describe deployment $d"
+say "Deploying a shop in every site, out of one manifest: web, queue, database, and a customer"
+show kubectl apply -k cluster/examples/shop
+for grid in web ssg/queue ssg/db client; do
+	skerry grid status "$grid" --watch --timeout 180s >/dev/null || fail "$grid did not become ready: skerry grid status $grid"
 done
-show kubectl get pods -o wide
-pods_before=$(kubectl get pods -l 'app in (hello-west,client-west)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort)
-client_node=$(kubectl get pods -l app=client-west -o jsonpath='{.items[0].spec.nodeName}')
+show kubectl get dg,ssg,sg
+show kubectl get pods -L skerry.dev/grid-site -o wide
+in_west=skerry.dev/grid-site=west
+uids() { kubectl get pods -l "$in_west" -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort; }
+pods_before=$(uids)
+client_node=$(kubectl get pods -l "$in_west,tier=client" -o jsonpath='{.items[0].spec.nodeName}')
 
 # What the client in west wrote, read on its own node: the cloud cannot be asked.
 client_log() { skerry sandbox exec "$client_node" -- sh -c 'cat /var/log/pods/default_client-west-*/client/*.log'; }
@@ -59,12 +62,13 @@ taints=$(kubectl get nodes -l skerry.dev/site=west -o jsonpath='{range .items[*]
 grep -q NoSchedule <<<"$taints" || fail "the nodes of west carry no NoSchedule taint: was the link really cut?"
 ! grep -q NoExecute <<<"$taints" || fail "a node of west carries a NoExecute taint: its pods are being evicted"
 
-pods_after=$(kubectl get pods -l 'app in (hello-west,client-west)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort)
+pods_after=$(uids)
 [ "$pods_before" = "$pods_after" ] || fail "pods of west were evicted or replaced"
-ready=$(kubectl get endpointslices -l kubernetes.io/service-name=hello-west -o jsonpath='{.items[*].endpoints[*].conditions.ready}')
-[ "$ready" = "true true" ] || fail "endpoints of hello-west are no longer ready: $ready"
-say "Nothing was evicted: the same pods as before, both endpoints ready"
-show kubectl get pods -l 'app in (hello-west,client-west)' -o wide
+ready=$(kubectl get endpointslices -l kubernetes.io/service-name=web -o jsonpath='{.items[*].endpoints[*].conditions.ready}')
+[ "$ready" = "true true true true" ] || fail "endpoints of web are no longer ready: $ready"
+say "Nothing was evicted: the same pods as before, all endpoints ready"
+show skerry grid status web
+show kubectl get pods -l "$in_west" -o wide
 
 served=$(served_since "$cut_at")
 say "West's own client, read on its node, since the cut: $served"
@@ -86,7 +90,7 @@ say "Healing the link"
 show skerry sandbox link west --heal
 kubectl wait --for=condition=Ready node --all --timeout=90s >/dev/null || fail "not every node became Ready again: kubectl get nodes"
 show kubectl get nodes -L skerry.dev/site
-pods_healed=$(kubectl get pods -l 'app in (hello-west,client-west)' -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort)
+pods_healed=$(uids)
 [ "$pods_before" = "$pods_healed" ] || fail "pods of west were replaced after healing"
 
 say "Done: site west was without its cloud for $(($(date +%s) - cut_at)) s, a node of it lost its power meanwhile, and nothing was lost"
@@ -95,6 +99,7 @@ cat <<EOT
 The cluster is up. Try:
   export PATH=$BIN:\$PATH KUBECONFIG=$KUBECONFIG
   kubectl get nodes -L skerry.dev/site
+  kubectl get dg,ssg,sg; skerry grid status web --watch
   skerry sandbox status
   skerry sandbox link east --delay 200ms --loss 10%
   skerry sandbox link east --cut; skerry sandbox reboot east-1; skerry sandbox exec east-1 -- skerry status

@@ -5,5 +5,6 @@ cd "$ROOT"
 "$ROOT/hack/kubernetes.sh"
 "$ROOT/hack/tools.sh"
 hack/update-tidy.sh
+hack/update-generated.sh
 hack/update-patches.sh
 "$OUT/tools/golangci-lint" fmt ./...

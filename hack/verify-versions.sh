@@ -20,4 +20,5 @@ pinned build/cni github.com/containernetworking/plugins "$CNI_PLUGINS_VERSION"
 pinned build/coredns github.com/coredns/coredns "$COREDNS_VERSION"
 pinned build/images k8s.io/kubernetes "$KUBERNETES_VERSION"
 pinned build/tools github.com/golangci/golangci-lint/v2 "$GOLANGCI_LINT_VERSION"
+pinned build/codegen sigs.k8s.io/controller-tools "$CONTROLLER_TOOLS_VERSION"
 exit $bad

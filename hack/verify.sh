@@ -19,6 +19,7 @@ check() { # check NAME COMMAND...
 }
 check "versions agree" hack/verify-versions.sh
 check "patches and their budget" hack/verify-patches.sh
+check "generated files are current" hack/verify-generated.sh
 check "go.mod is tidy" hack/verify-tidy.sh
 check "format, vet and lint" "$OUT/tools/golangci-lint" run ./...
 check "format, vet and lint: images" env GOWORK=off sh -c 'cd build/images && "$0" run -c ../../.golangci.yml ./...' "$OUT/tools/golangci-lint"

@@ -1,5 +1,6 @@
-// Command skerry-controller-manager runs beside the control plane: it serves
-// nodes whose certificate ran out (docs/hub.md).
+// Command skerry-controller-manager runs beside the control plane: it decides
+// which nodes of sites are dead (docs/verdict.md), and serves nodes whose
+// certificate ran out (docs/hub.md).
 package main
 
 import (

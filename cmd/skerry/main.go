@@ -1,6 +1,6 @@
 // Command skerry installs and operates Skerry clusters: init, join, reset,
-// token, status and store on the hosts, sandbox for whole clusters on one
-// machine.
+// token, status and store on the hosts, grid and convert for the workloads of
+// sites, sandbox for whole clusters on one machine.
 package main
 
 import (
@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/component-base/version"
 
+	convertcmd "skerry.dev/skerry/pkg/cloud/convert/cmd"
+	gridcmd "skerry.dev/skerry/pkg/cloud/servicegroup/cmd"
 	storecmd "skerry.dev/skerry/pkg/edge/store/cmd"
 	installcmd "skerry.dev/skerry/pkg/install/cmd"
 	sandboxcmd "skerry.dev/skerry/pkg/sandbox/cmd"
@@ -37,6 +39,8 @@ func main() {
 		installcmd.NewTokenCommand(),
 		installcmd.NewStatusCommand(),
 		storecmd.NewStoreCommand(),
+		gridcmd.NewGridCommand(),
+		convertcmd.NewConvertCommand(),
 		sandboxcmd.NewSandboxCommand(),
 	)
 	err := root.ExecuteContext(ctx)

@@ -63,7 +63,9 @@ type Status struct {
 	// CertificateExpires is when the node's client certificate runs out.
 	CertificateExpires time.Time   `json:"certificateExpires,omitzero"`
 	Store              StoreStatus `json:"store"`
-	Problems           []string    `json:"problems,omitempty"`
+	// Neighbours is what the observer knows; nil if it is switched off.
+	Neighbours *Neighbours `json:"neighbours,omitempty"`
+	Problems   []string    `json:"problems,omitempty"`
 }
 
 // ViewStatus is one view.
@@ -83,4 +85,52 @@ type StoreStatus struct {
 	Objects     int   `json:"objects"`
 	Quarantined int   `json:"quarantined"`
 	Full        bool  `json:"full"`
+}
+
+// ObserverPort is where the observers of a site speak to each other, over UDP.
+const ObserverPort = 10274
+
+// NeighbourState is what a node knows about another node of its site.
+type NeighbourState string
+
+// States of a neighbour.
+const (
+	// NeighbourUnknown: nothing has been found out yet.
+	NeighbourUnknown NeighbourState = "Unknown"
+	// NeighbourAlive: it gives signs of life.
+	NeighbourAlive NeighbourState = "Alive"
+	// NeighbourSuspect: it did not answer just now; some seconds tell.
+	NeighbourSuspect NeighbourState = "Suspect"
+	// NeighbourUnreachable: it gives no sign of life, to this node or through
+	// the others.
+	NeighbourUnreachable NeighbourState = "Unreachable"
+)
+
+// Neighbour is what a node knows about another node of its site.
+type Neighbour struct {
+	Name  string         `json:"name"`
+	State NeighbourState `json:"state"`
+	// Since is when the state began, and Heard the last sign of life that this
+	// node had itself.
+	Since time.Time `json:"since"`
+	Heard time.Time `json:"heard,omitzero"`
+	// KubeletDown and RuntimeDown are what the neighbour says of itself.
+	KubeletDown bool `json:"kubeletDown,omitempty"`
+	RuntimeDown bool `json:"runtimeDown,omitempty"`
+}
+
+// Neighbours is what a node knows about its site, also while the cloud is away.
+// GET /neighbours on Socket answers it as JSON.
+type Neighbours struct {
+	// Site is the node's site; empty: it has none, and observes nobody.
+	Site string `json:"site,omitempty"`
+	// Blind says that this node's own network is down, so that it cannot tell
+	// anything about the others; Isolated that it reaches none of at least two.
+	Blind    bool `json:"blind,omitempty"`
+	Isolated bool `json:"isolated,omitempty"`
+	// KubeletDown and RuntimeDown are what this node finds at home.
+	KubeletDown bool `json:"kubeletDown,omitempty"`
+	RuntimeDown bool `json:"runtimeDown,omitempty"`
+	// Members are the other nodes of the site, by name.
+	Members []Neighbour `json:"members"`
 }

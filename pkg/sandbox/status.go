@@ -18,6 +18,7 @@ type Status struct {
 	Machines   []MachineStatus              `json:"machines"`
 	Links      map[string]fabric.LinkStatus `json:"links,omitempty"`
 	CutOff     []string                     `json:"cutOff,omitempty"`
+	Inside     []fabric.Inside              `json:"inside,omitempty"` // faults between machines of one site
 	// Problems are what could not be found out, and why.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -77,7 +78,7 @@ func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 		st.Problems = append(st.Problems, err.Error())
 		return st, nil
 	}
-	st.Links, st.CutOff = network.Links, network.CutOff
+	st.Links, st.CutOff, st.Inside = network.Links, network.CutOff, network.Inside
 	return st, nil
 }
 

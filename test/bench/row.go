@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
@@ -23,6 +24,9 @@ type Row struct {
 	Goal    float64  `json:"goal"`
 	Met     bool     `json:"met"`
 }
+
+// NoGoal is the goal of a row that is there to be compared with.
+const NoGoal = math.MaxFloat32
 
 // Against makes a row from a value and its control.
 func Against(name, unit string, value, control, goal float64) Row {
@@ -46,11 +50,14 @@ func Print(w io.Writer, rows []Row) error {
 		return fmt.Sprintf(format, *f)
 	}
 	for _, r := range rows {
-		met := "no"
-		if r.Met {
+		goal, met := fmt.Sprintf("%.2f", r.Goal), "no"
+		switch {
+		case r.Goal == NoGoal:
+			goal, met = "-", "-"
+		case r.Met:
 			met = "yes"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%.1f\t%s\t%s\t%.2f\t%s\t\n", r.Name, r.Unit, r.Value, optional(r.Control, "%.1f"), optional(r.Ratio, "%.3f"), r.Goal, met)
+		fmt.Fprintf(t, "%s\t%s\t%.1f\t%s\t%s\t%s\t%s\t\n", r.Name, r.Unit, r.Value, optional(r.Control, "%.1f"), optional(r.Ratio, "%.3f"), goal, met)
 	}
 	return t.Flush()
 }

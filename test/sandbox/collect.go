@@ -10,7 +10,16 @@ import (
 )
 
 // kinds are written down when a test fails.
-var kinds = []string{"nodes", "pods", "deployments,daemonsets,replicasets", "services,endpointslices", "leases", "events", "configmaps"}
+var kinds = []string{"nodes", "pods", "deployments,daemonsets,replicasets", "services,endpointslices", "leases", "events", "configmaps", "sites.site.skerry.dev", "nodereports.site.skerry.dev"}
+
+// Collect writes all evidence into a folder and says where, if the test has
+// failed: for subtests that work with For.
+func (s *Sandbox) Collect() {
+	s.t.Helper()
+	if s.t.Failed() {
+		s.collect()
+	}
+}
 
 // collect writes all evidence into a folder and says where. Only the first call
 // of a test does.

@@ -10,6 +10,7 @@ import (
 
 	"skerry.dev/skerry/pkg/sandbox/machine"
 	"skerry.dev/skerry/pkg/sandbox/spec"
+	"skerry.dev/skerry/pkg/sandbox/weaklink"
 )
 
 // Node is one machine, whether Kubernetes runs on it or not.
@@ -92,6 +93,37 @@ func (n *Node) HealFromCloud() {
 	n.s.t.Helper()
 	n.s.Step("letting %s reach the cloud again", n.m.Name)
 	n.s.must(n.s.box.Fabric().CutOff(n.s.t.Context(), n.m.Name, false))
+}
+
+// CutFromNeighbours cuts this machine off from the other machines of its site;
+// the cloud still reaches it.
+func (n *Node) CutFromNeighbours() {
+	n.s.t.Helper()
+	n.s.Step("cutting %s off its neighbours", n.m.Name)
+	n.s.Site(n.m.Site).between([]string{n.m.Name}, true, true, weaklink.Settings{Cut: true})
+}
+
+// DeafenToNeighbours cuts what the other machines of the site send to this one;
+// they still hear it.
+func (n *Node) DeafenToNeighbours() {
+	n.s.t.Helper()
+	n.s.Step("%s hears its neighbours no more", n.m.Name)
+	n.s.Site(n.m.Site).between([]string{n.m.Name}, false, true, weaklink.Settings{Cut: true})
+}
+
+// MuteToNeighbours cuts what this machine sends to the others of its site; it
+// still hears them.
+func (n *Node) MuteToNeighbours() {
+	n.s.t.Helper()
+	n.s.Step("%s is heard by its neighbours no more", n.m.Name)
+	n.s.Site(n.m.Site).between([]string{n.m.Name}, true, false, weaklink.Settings{Cut: true})
+}
+
+// HealToNeighbours ends all faults between this machine and its neighbours.
+func (n *Node) HealToNeighbours() {
+	n.s.t.Helper()
+	n.s.Step("letting %s reach its neighbours again", n.m.Name)
+	n.s.Site(n.m.Site).between([]string{n.m.Name}, true, true, weaklink.Settings{})
 }
 
 const execTimeout = 2 * time.Minute

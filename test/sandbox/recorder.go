@@ -36,13 +36,15 @@ type Recorder struct {
 	counts Counts
 	log    []string
 	gone   map[string]bool // pods counted as deleted, by UID
+	// tainted is when a node got its first NoExecute taint.
+	tainted map[string]time.Time
 }
 
 // Record starts to watch what happens to the named machines and the pods on
 // them. It returns when the watches run.
 func (s *Sandbox) Record(nodes ...string) *Recorder {
 	s.t.Helper()
-	r := &Recorder{s: s, nodes: nodes, gone: map[string]bool{}}
+	r := &Recorder{s: s, nodes: nodes, gone: map[string]bool{}, tainted: map[string]time.Time{}}
 	factory := informers.NewSharedInformerFactory(s.Kube(), 0)
 	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
 		factory.Core().V1().Pods().Informer(): cache.ResourceEventHandlerFuncs{
@@ -152,6 +154,9 @@ func (r *Recorder) nodeChanged(old, now *corev1.Node) {
 		}
 		switch taint.Effect {
 		case corev1.TaintEffectNoExecute:
+			if r.tainted[now.Name].IsZero() {
+				r.tainted[now.Name] = time.Now()
+			}
 			r.note(&r.counts.NoExecute, "taint %s set on %s", taint.ToString(), now.Name)
 		case corev1.TaintEffectNoSchedule:
 			r.note(&r.counts.NoSchedule, "taint %s set on %s", taint.ToString(), now.Name)
@@ -178,6 +183,14 @@ func (r *Recorder) readyAddresses(e *discoveryv1.EndpointSlice) []string {
 		}
 	}
 	return all
+}
+
+// Tainted is when a node got its first NoExecute taint since the recording
+// began; zero: it has got none.
+func (r *Recorder) Tainted(node string) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tainted[node]
 }
 
 // Counts are those so far.

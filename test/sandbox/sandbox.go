@@ -22,6 +22,7 @@ import (
 	"time"
 
 	box "skerry.dev/skerry/pkg/sandbox"
+	"skerry.dev/skerry/pkg/sandbox/fabric"
 	"skerry.dev/skerry/pkg/sandbox/spec"
 	"skerry.dev/skerry/pkg/sandbox/weaklink"
 )
@@ -177,6 +178,11 @@ func (s *Sandbox) makeWhole(ctx context.Context) {
 	for _, name := range status.CutOff {
 		fail(s.box.Fabric().CutOff(ctx, name, false))
 	}
+	var healed []fabric.Inside
+	for _, i := range status.Inside {
+		healed = append(healed, fabric.Inside{From: i.From, To: i.To})
+	}
+	fail(s.box.Fabric().SetInside(ctx, healed))
 	for _, m := range status.Machines {
 		switch m.Power {
 		case box.PowerFrozen:

@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"skerry.dev/skerry/pkg/sandbox/fabric"
@@ -122,4 +124,52 @@ func (p *Site) Flap(period, duration time.Duration) {
 		p.Heal()
 		p.s.Sleep(period/2, "the link is up")
 	}
+}
+
+// Split cuts the site's network in two: the named machines and the others do
+// not reach each other any more. The cloud is reached as before.
+func (p *Site) Split(names ...string) {
+	p.s.t.Helper()
+	p.s.Step("splitting site %s: %s on one side", p.name, strings.Join(names, ", "))
+	p.between(names, true, true, weaklink.Settings{Cut: true})
+}
+
+// Inside makes the site's network what is given, between any two machines: cut
+// and loss only.
+func (p *Site) Inside(settings weaklink.Settings) {
+	p.s.t.Helper()
+	p.s.Step("network inside site %s: %s", p.name, settings)
+	p.between(nil, true, true, settings)
+}
+
+// HealInside ends all faults inside the site.
+func (p *Site) HealInside() {
+	p.s.t.Helper()
+	p.s.Step("healing the network inside site %s", p.name)
+	p.between(nil, true, true, weaklink.Settings{})
+}
+
+// between changes what the named machines send to the others, what they hear
+// from them, or both; without names, all of the site's network.
+func (p *Site) between(names []string, sent, heard bool, settings weaklink.Settings) {
+	p.s.t.Helper()
+	var changes []fabric.Inside
+	all := p.NodeNames()
+	for _, from := range all {
+		for _, to := range all {
+			fromNamed, toNamed := slices.Contains(names, from), slices.Contains(names, to)
+			if from != to && (len(names) == 0 || sent && fromNamed && !toNamed || heard && toNamed && !fromNamed) {
+				changes = append(changes, fabric.Inside{From: from, To: to, Settings: settings})
+			}
+		}
+	}
+	p.s.must(p.s.box.Fabric().SetInside(p.s.t.Context(), changes))
+}
+
+// CutBetween cuts two machines of the site off each other, both ways.
+func (p *Site) CutBetween(a, b string) {
+	p.s.t.Helper()
+	p.s.Step("cutting %s and %s off each other", a, b)
+	cut := weaklink.Settings{Cut: true}
+	p.s.must(p.s.box.Fabric().SetInside(p.s.t.Context(), []fabric.Inside{{From: a, To: b, Settings: cut}, {From: b, To: a, Settings: cut}}))
 }

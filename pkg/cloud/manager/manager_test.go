@@ -185,12 +185,14 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 	files, _, _ := pki(t)
 	kubeconfig := apiServer(t, make(chan string, 1))
 	for want, change := range map[string]func(*Options){
-		"--max-expired":       func(o *Options) { o.MaxExpired = 0 },
-		"API server":          func(o *Options) { o.Kubeconfig = "/none" },
-		"serving certificate": func(o *Options) { o.Files.Certificate = "/none" },
-		"--health-address":    func(o *Options) { o.HealthAddress = "nowhere" },
+		"--leader-elect-renew": func(o *Options) { o.Election.Renew = time.Hour },
+		"--max-expired":        func(o *Options) { o.MaxExpired = 0 },
+		"API server":           func(o *Options) { o.Kubeconfig = "/none" },
+		"serving certificate":  func(o *Options) { o.Files.Certificate = "/none" },
+		"--health-address":     func(o *Options) { o.HealthAddress = "nowhere" },
 	} {
-		o := Options{Kubeconfig: kubeconfig, HealthAddress: "127.0.0.1:0", Listen: "127.0.0.1:0", MaxExpired: time.Hour, Files: files.Files}
+		o := Options{Kubeconfig: kubeconfig, HealthAddress: "127.0.0.1:0", Listen: "127.0.0.1:0", MaxExpired: time.Hour, Files: files.Files,
+			Election: Election{Elect: true, Namespace: "kube-system", Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}}
 		change(&o)
 		if err := Run(context.Background(), o, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)

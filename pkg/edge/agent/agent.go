@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -24,12 +23,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	agentv1 "skerry.dev/api/agent/v1alpha1"
+	"skerry.dev/skerry/pkg/edge/hub/closed"
 	"skerry.dev/skerry/pkg/edge/hub/identity"
 	"skerry.dev/skerry/pkg/edge/hub/outbox"
 	"skerry.dev/skerry/pkg/edge/hub/serve"
 	"skerry.dev/skerry/pkg/edge/hub/tokens"
 	"skerry.dev/skerry/pkg/edge/hub/upstream"
 	"skerry.dev/skerry/pkg/edge/hub/views"
+	"skerry.dev/skerry/pkg/edge/observer"
 	"skerry.dev/skerry/pkg/edge/store"
 )
 
@@ -63,7 +64,9 @@ type Agent struct {
 	tokens        *tokens.Tokens
 	views         *views.Views
 	outbox        *outbox.Outbox
+	closed        *closed.Services
 	hub           *serve.Handler
+	observer      *observer.Observer // nil: switched off
 }
 
 // Run is skerry-agent until ctx ends. An error says what must be put right
@@ -105,10 +108,7 @@ func (a *Agent) openStore() error {
 		a.problem("policy file", err)
 	}
 	a.maxBytes = a.policy.Current().Store.MaxBytes
-	options := store.Options{
-		Path: a.path("store.db"), KeyFile: a.path("store.key"), JournalPath: a.config.Files.Journal,
-		MaxBytes: a.maxBytes, Logger: a.log,
-	}
+	options := a.storeOptions()
 	opened, err := store.Open(options)
 	if errors.Is(err, store.ErrDamaged) {
 		opened, err = a.replaceStore(options, err)
@@ -117,22 +117,15 @@ func (a *Agent) openStore() error {
 		return fmt.Errorf("opening the store in %s: %w", a.config.Files.StateDir, err)
 	}
 	a.store = opened
+	a.problem("store", a.storesAside())
 	return errors.Join(a.clock.load(a.store), a.outage.load(a.store))
 }
 
-// replaceStore begins with an empty store, beside one of which nothing can be
-// read: a node that serves what the cloud says is better than one that never
-// starts again.
-func (a *Agent) replaceStore(options store.Options, reason error) (*store.Store, error) {
-	aside := options.Path + ".unreadable"
-	if err := os.Rename(options.Path, aside); err != nil {
-		return nil, errors.Join(reason, err)
+func (a *Agent) storeOptions() store.Options {
+	return store.Options{
+		Path: a.path("store.db"), KeyFile: a.path("store.key"), JournalPath: a.config.Files.Journal,
+		MaxBytes: a.maxBytes, Logger: a.log,
 	}
-	if err := os.Remove(options.JournalPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.Join(reason, err)
-	}
-	a.problem("store", fmt.Errorf("the store could not be read (%w): it is kept as %s, and this node knows only what the cloud has said since", reason, aside))
-	return store.Open(options)
 }
 
 // build makes the parts. Nothing runs yet, and nothing waits for the network.
@@ -155,7 +148,7 @@ func (a *Agent) build() (err error) {
 	}
 	if a.authenticator, err = identity.NewAuthenticator(identity.AuthenticatorOptions{
 		NodeName: node, PKI: a.pki, ClusterCA: a.config.Files.ClusterCA, Documents: a.store,
-		Bindings: identity.StoreBindings(a.store, node), Fetch: a.fetch,
+		Bindings: bindings{Bindings: identity.StoreBindings(a.store, node), store: a.store, pods: podsOf(node)}, Fetch: a.fetch,
 		OfflineTokenGrace: a.policy.TokenGrace, LastSeen: a.clock.lastSeen, Logger: a.log,
 	}); err != nil {
 		return fmt.Errorf("preparing authentication: %w", err)
@@ -177,15 +170,16 @@ func (a *Agent) build() (err error) {
 	}); err != nil {
 		return fmt.Errorf("preparing the views: %w", err)
 	}
+	a.closed = closed.New(node, a.views, a.log)
 	if a.hub, err = serve.New(serve.Options{
 		NodeName: node, Upstream: a.upstream, Authenticator: a.authenticator, Authorizer: authorizer, Store: a.store,
-		Views: a.views, Writer: a.outbox, Tokens: a.tokens, Keep: a.policy.Keep, NodeCA: a.pki.CA, HubURL: "https://" + a.config.Listen.Hub,
+		Views: a.views, Writer: a.outbox, Tokens: a.tokens, Keep: a.policy.Keep, Closed: a.closed, NodeCA: a.pki.CA, HubURL: "https://" + a.config.Listen.Hub,
 		PodAddress: a.podAddress().Addr().String(), PodPort: int32(a.podAddress().Port()),
 		Registry: a.registry, Logger: a.log,
 	}); err != nil {
 		return fmt.Errorf("preparing the hub: %w", err)
 	}
-	return nil
+	return a.buildObserver()
 }
 
 // podAddress is where pods reach the hub; without a listener for them, that of
@@ -253,6 +247,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	simple(func(ctx context.Context) { a.authenticator.Run(ctx, a.upstream.Online) })
 	run("the views", a.views.Run)
 	run("the queue of unsent writes", a.outbox.Run)
+	simple(a.closed.Run)
 	simple(a.hub.Run)
 	simple(a.followPolicy)
 	simple(a.keepTidy)
@@ -261,6 +256,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	simple(a.noteOutages)
 	run("the hub", func(ctx context.Context) error { return a.serveHub(ctx, hub) })
 	simple(a.servePods)
+	simple(a.runObserver)
 	a.log.Info("serving", "node", a.config.NodeName, "hub", a.config.Listen.Hub, "pods", a.config.Listen.Pods,
 		"online", a.upstream.Online(), "took", time.Since(a.started).Round(time.Millisecond))
 

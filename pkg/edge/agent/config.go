@@ -81,6 +81,7 @@ func setConfigDefaults(c *agentv1.AgentConfiguration) {
 	or(&c.Listen.Pods, agentapi.PodAddress)
 	or(&c.Listen.PodInterface, agentapi.PodInterface)
 	or(&c.Listen.Health, agentapi.HealthAddress)
+	or(&c.Listen.Observer, fmt.Sprintf("[::]:%d", agentapi.ObserverPort))
 	or(&c.Listen.Socket, agentapi.Socket)
 	or(&c.Files.StateDir, agentapi.StateDir)
 	or(&c.Files.Journal, agentapi.JournalFile)
@@ -138,6 +139,9 @@ func validateConfig(c *agentv1.AgentConfiguration) error {
 			// Other machines must not reach it: it may speak for this node.
 			bad("listen.pods", "%s is neither a loopback nor a link-local address", c.Listen.Pods)
 		}
+	}
+	if parsed, err := netip.ParseAddrPort(c.Listen.Observer); c.Listen.Observer != agentv1.None && (err != nil || parsed.Port() == 0) {
+		bad("listen.observer", "%q is neither ADDRESS:PORT nor %s", c.Listen.Observer, agentv1.None)
 	}
 	for field, path := range map[string]string{
 		"listen.socket": c.Listen.Socket, "files.stateDir": c.Files.StateDir, "files.journal": c.Files.Journal,

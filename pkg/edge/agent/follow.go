@@ -139,6 +139,7 @@ func (a *Agent) keepTidy(ctx context.Context) {
 			a.problem("tokens", a.collectTokens())
 		}
 		a.problem("clock", a.clock.save(a.store))
+		a.problem("store", a.storesAside())
 		select {
 		case <-ctx.Done():
 			return
@@ -149,7 +150,7 @@ func (a *Agent) keepTidy(ctx context.Context) {
 
 // collectTokens forgets the tokens of pods that the cloud has said are gone.
 func (a *Agent) collectTokens() error {
-	pods := store.Query{Version: "v1", Resource: "pods", FieldSelector: "spec.nodeName=" + a.config.NodeName}
+	pods := podsOf(a.config.NodeName)
 	view, ok, err := a.store.View(pods)
 	if err != nil || !ok || !view.Complete {
 		return err

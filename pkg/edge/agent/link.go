@@ -6,8 +6,6 @@ import (
 	"io"
 	"net/http"
 	"time"
-
-	"skerry.dev/skerry/pkg/edge/hub/views"
 )
 
 // maxDocument bounds a document of the API server.
@@ -41,7 +39,7 @@ func (a *Agent) fetch(ctx context.Context, path string) ([]byte, error) {
 // until it is, the views show it as it was written here.
 func (a *Agent) beforeLive(ctx context.Context) error {
 	a.outbox.Settle()
-	if _, err := views.CatchUp(ctx, a.upstream.Do, a.config.NodeName, a.store.Revision()); err != nil {
+	if _, err := a.views.CatchUp(ctx, a.upstream.Do, a.config.NodeName); err != nil {
 		return err
 	}
 	// A pod that was changed here and in the cloud has the lower version there

@@ -23,7 +23,8 @@ func (a *Agent) status() agentapi.Status {
 			Bytes: stats.FileBytes, MaxBytes: a.maxBytes, Objects: stats.Objects,
 			Quarantined: stats.Quarantined, Full: stats.Full,
 		},
-		Problems: a.allProblems(),
+		Neighbours: a.neighbours(),
+		Problems:   a.allProblems(),
 	}
 }
 
@@ -33,7 +34,7 @@ func (a *Agent) allProblems() []string {
 	if problem := a.policy.Problem(); problem != "" {
 		problems = append(problems, problem)
 	}
-	return problems
+	return append(problems, a.observerProblem()...)
 }
 
 // socketHandler answers root on this node.
@@ -49,6 +50,7 @@ func (a *Agent) socketHandler() http.Handler {
 		}
 		answer(w, map[string]bool{"online": a.upstream.Online()})
 	})
+	mux.HandleFunc("GET /neighbours", a.serveNeighbours)
 	mux.Handle("/store/", a.store.Handler())
 	mux.Handle("GET /metrics", a.metrics())
 	return mux

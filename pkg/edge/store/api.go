@@ -122,6 +122,7 @@ const (
 	opJoin
 	opLeave
 	opSetRevision
+	opResetRevision
 	opPutEntry
 	opDeleteEntry
 	opPutSecret
@@ -154,6 +155,14 @@ func (b *Batch) Leave(q Query, k Key) { b.ops = append(b.ops, op{kind: opLeave, 
 // It never goes back.
 func (b *Batch) SetRevision(rv uint64) {
 	b.ops = append(b.ops, op{kind: opSetRevision, revision: rv})
+}
+
+// ResetRevision makes rv the highest resourceVersion that a client has been shown,
+// though it may be lower than the one before: the cloud's revisions have begun
+// anew. What is stored of before has to be made known as unknown by the same
+// batch or earlier ones (resourceVersion 0).
+func (b *Batch) ResetRevision(rv uint64) {
+	b.ops = append(b.ops, op{kind: opResetRevision, revision: rv})
 }
 
 // PutEntry appends an unsent write (Seq 0) or replaces the one of that Seq.

@@ -17,6 +17,7 @@ type txn struct {
 	views  map[Query]*viewRecord // changed ones; nil: deleted
 	joined [][]byte              // object keys that must exist at the end
 	loose  [][]byte              // objects that may be in no view
+	reset  bool                  // the revision may have gone back
 }
 
 // with calls fn with a reader of the present state. The caller holds mu.
@@ -163,6 +164,9 @@ func (s *Store) accept(t *txn, d Durability) *generation {
 			w.after.set(b, key, value)
 			return nil
 		})
+	}
+	if t.reset {
+		s.floor = 0
 	}
 	if t.staged.ops > 0 || t.st != s.st {
 		t.staged.put(bMeta, string(stateKey), t.st.append())

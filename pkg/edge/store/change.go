@@ -35,6 +35,8 @@ func (t *txn) do(o *op) error {
 		return t.leave(o.query, o.key)
 	case opSetRevision:
 		t.st.revision = max(t.st.revision, o.revision)
+	case opResetRevision:
+		t.st.revision, t.reset = o.revision, true
 	case opPutEntry:
 		return t.putEntry(o.entry)
 	case opDeleteEntry:

@@ -72,6 +72,7 @@ type Store struct {
 	active    *generation // what is applied and not committed
 	frozen    *generation // what is being committed
 	st        state
+	floor     uint64 // see Raise
 	views     map[Query]*viewRecord
 	entries   map[entryName]uint64 // the newest of each
 	dangling  map[string]bool      // keys of quarantined objects that views have as members
@@ -259,7 +260,25 @@ func (s *Store) Sync() error { return s.Apply(&Batch{}, Durable) }
 func (s *Store) Revision() uint64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.st.revision
+	return max(s.st.revision, s.floor)
+}
+
+// Raise is a batch of SetRevision alone, for each answer that passes through: it
+// writes only if rv is new, and Lazy, since a power cut ends the clients too. If
+// it cannot be written, it counts in this process all the same.
+func (s *Store) Raise(rv uint64) error {
+	if rv <= s.Revision() {
+		return nil
+	}
+	b := &Batch{}
+	b.SetRevision(rv)
+	err := s.Apply(b, Lazy)
+	if err != nil {
+		s.mu.Lock()
+		s.floor = max(s.floor, rv)
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // Stats is what metrics and `skerry status` show.

@@ -418,3 +418,58 @@ func TestSecretsAreSealedEverywhere(t *testing.T) {
 		t.Errorf("another table: %v", err)
 	}
 }
+
+// TestRaise: what passes through counts at once, over a kill, in a full store,
+// and until it is reset.
+func TestRaise(t *testing.T) {
+	o := Options{Path: filepath.Join(t.TempDir(), "store.db"), JournalPath: filepath.Join(t.TempDir(), "journal"), CommitInterval: time.Hour, LazyInterval: time.Hour}
+	s := opened(t, o)
+	for _, step := range []struct{ rv, want uint64 }{{10, 10}, {7, 10}, {12, 12}} {
+		if err := s.Raise(step.rv); err != nil || s.Revision() != step.want {
+			t.Fatalf("Raise(%d): %v, revision %d, want %d", step.rv, err, s.Revision(), step.want)
+		}
+	}
+	crash(s)
+	s = opened(t, o)
+	if s.Revision() != 12 {
+		t.Errorf("revision %d after a kill", s.Revision())
+	}
+	b := &Batch{}
+	b.ResetRevision(3)
+	if err := s.Apply(b, Durable); err != nil || s.Revision() != 3 {
+		t.Errorf("reset: %v, revision %d", err, s.Revision())
+	}
+	crash(s)
+	if err := os.Remove(o.JournalPath); err != nil {
+		t.Fatal(err)
+	}
+	s = opened(t, o)
+	if s.Revision() != 3 {
+		t.Errorf("revision %d after a reset and a power cut", s.Revision())
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Raise(20); err == nil || s.Revision() != 20 {
+		t.Errorf("a store that takes nothing: %v, revision %d", err, s.Revision())
+	}
+}
+
+// BenchmarkRaise is what each answer costs that passes through.
+func BenchmarkRaise(b *testing.B) {
+	s, err := Open(Options{Path: filepath.Join(b.TempDir(), "store.db"), JournalPath: filepath.Join(b.TempDir(), "journal")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	rv := uint64(0)
+	for b.Loop() {
+		rv++
+		if err := s.Raise(rv); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+}

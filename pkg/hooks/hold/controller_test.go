@@ -166,10 +166,15 @@ func TestVerdictBeforeSilence(t *testing.T) {
 		c.setCondition("west1", api.AliveCondition, v1.ConditionFalse)
 		c.pass(20*time.Second, "west1")
 		c.expect("west1", healthy)
+		if got := c.countEvents("west1", EventContradicted); got != 0 {
+			t.Errorf("%d %s events while the verdict may only be late", got, EventContradicted)
+		}
+		c.pass(5*time.Minute, "west1")
+		c.expect("west1", healthy)
 		if got := c.countEvents("west1", EventContradicted); got != 1 {
 			t.Errorf("%d %s events, want 1", got, EventContradicted)
 		}
-		c.pass(gracePeriod + monitorPeriod)
+		c.pass(deadGrace + 2*monitorPeriod)
 		c.expect("west1", evicting)
 		if got := c.countEvents("west1", "NodeNotReady"); got != 1 {
 			t.Errorf("%d NodeNotReady events, want 1", got)
@@ -178,6 +183,87 @@ func TestVerdictBeforeSilence(t *testing.T) {
 			t.Errorf("%d %s events, want 0", got, EventHeld)
 		}
 	})
+}
+
+// A node that is found dead is tainted as soon as the controller has seen nothing
+// of it for 15 s, and not before; upstream's grace period is for the others.
+func TestDeadAtOnce(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		verdict time.Duration // after the last heartbeat
+		most    time.Duration // from then to the NoExecute taint
+	}{
+		{"verdict while the heartbeat is hardly late", 5 * time.Second, deadGrace + 2*monitorPeriod},
+		{"verdict 15 s after", 15 * time.Second, 15*time.Second + 2*monitorPeriod},
+		{"verdict 20 s after", 20 * time.Second, 20*time.Second + monitorPeriod},
+		{"verdict 40 s after", 40 * time.Second, 40*time.Second + monitorPeriod},
+	} {
+		for _, phase := range []time.Duration{0, 2500 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%s, phase %s", row.name, phase), func(t *testing.T) {
+				run(t, true, func(c *cluster) {
+					c.node("west1", "west")
+					c.node("west2", "west")
+					c.pass(30*time.Second+phase, "west1", "west2")
+					c.beat("west1")
+					last := time.Now()
+					c.pass(row.verdict, "west2")
+					c.expect("west1", healthy)
+					c.setCondition("west1", api.AliveCondition, v1.ConditionFalse)
+					for c.look("west1") != evicting && time.Since(last) < 2*gracePeriod {
+						c.pass(time.Second, "west2")
+					}
+					if took := time.Since(last); took > row.most+time.Second || took < deadGrace {
+						t.Errorf("evicting %s after the last heartbeat, want %s at most", took, row.most)
+					}
+					c.expect("west1", evicting)
+					c.expect("west2", healthy)
+					// Back, with the old verdict still there.
+					c.pass(time.Minute, "west1", "west2")
+					if got := c.condition("west1", v1.NodeReady); got != v1.ConditionTrue {
+						t.Errorf("Ready is %s although the node is back", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A verdict is no reason to doubt a heartbeat that is there, whatever the phase
+// of passes and heartbeats to each other.
+func TestDeadWithHeartbeat(t *testing.T) {
+	for phase := range 5 {
+		run(t, true, func(c *cluster) {
+			c.node("west1", "west")
+			c.pass(20*time.Second+time.Duration(phase)*2*time.Second, "west1")
+			c.setCondition("west1", api.AliveCondition, v1.ConditionFalse)
+			for range 8 {
+				c.pass(heartbeatPeriod+500*time.Millisecond, "west1")
+				c.expect("west1", healthy)
+			}
+		})
+	}
+}
+
+// Without a verdict of death nothing is shortened.
+func TestGracePeriod(t *testing.T) {
+	h := New()
+	site := map[string]string{api.SiteLabel: "west"}
+	dead := []v1.NodeCondition{{Type: api.AliveCondition, Status: v1.ConditionFalse}}
+	for _, row := range []struct {
+		name        string
+		node        v1.Node
+		grace, want time.Duration
+	}{
+		{"dead", v1.Node{ObjectMeta: metav1.ObjectMeta{Labels: site}, Status: v1.NodeStatus{Conditions: dead}}, gracePeriod, deadGrace},
+		{"dead, a shorter flag", v1.Node{ObjectMeta: metav1.ObjectMeta{Labels: site}, Status: v1.NodeStatus{Conditions: dead}}, 8 * time.Second, 8 * time.Second},
+		{"no verdict", v1.Node{ObjectMeta: metav1.ObjectMeta{Labels: site}}, gracePeriod, gracePeriod},
+		{"cloud node with a condition", v1.Node{Status: v1.NodeStatus{Conditions: dead}}, gracePeriod, gracePeriod},
+		{"called dead and alive", v1.Node{ObjectMeta: metav1.ObjectMeta{Labels: site}, Status: v1.NodeStatus{Conditions: append(dead, v1.NodeCondition{Type: api.AliveCondition, Status: v1.ConditionTrue})}}, gracePeriod, gracePeriod},
+	} {
+		if got := h.GracePeriod(&row.node, row.grace); got != row.want {
+			t.Errorf("%s: %s, want %s", row.name, got, row.want)
+		}
+	}
 }
 
 // The API server refuses to mark the pods when the hold ends: it is tried again

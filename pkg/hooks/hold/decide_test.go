@@ -3,6 +3,8 @@ package hold
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -72,7 +74,7 @@ func TestObserve(t *testing.T) {
 	cloud := siteNode()
 	cloud.Labels = nil
 	type pass struct {
-		node     *v1.Node
+		node     *v1.Node // nil: a minute passes
 		ready    v1.ConditionStatus
 		held     bool
 		released bool
@@ -119,28 +121,41 @@ func TestObserve(t *testing.T) {
 		}},
 		{"called dead, but not lost", []pass{
 			{siteNode(), ready, false, false, ""},
-			{siteNode(v1.ConditionFalse), ready, false, false, "Warning NodeDeathContradicted Heartbeat is not lost, but it is dead"},
+			{siteNode(v1.ConditionFalse), ready, false, false, ""},
+			{nil, "", false, false, ""},
+			{siteNode(v1.ConditionFalse), ready, false, false, "Warning NodeDeathContradicted Heartbeat is not lost, but for 1m0s it is dead"},
+			{nil, "", false, false, ""},
+			{siteNode(v1.ConditionFalse), ready, false, false, ""},
+		}},
+		{"called dead, the verdict was only late", []pass{
+			{siteNode(v1.ConditionFalse), ready, false, false, ""},
+			{siteNode(v1.ConditionTrue), ready, false, false, ""},
+			{nil, "", false, false, ""},
 			{siteNode(v1.ConditionFalse), ready, false, false, ""},
 		}},
 		{"not ready is the kubelet's word", []pass{{siteNode(), notReady, false, false, ""}}},
 		{"never in a site", []pass{{cloud, lost, false, false, ""}, {cloud, ready, false, false, ""}}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			h, recorder := New(), record.NewFakeRecorder(10)
 			for i, p := range tc.passes {
+				if p.node == nil {
+					time.Sleep(contradictedAfter)
+					continue
+				}
 				held, released := h.Observe(recorder, p.node, p.ready)
 				if held != p.held || released != p.released {
-					t.Errorf("pass %d: held %v, released %v; want %v, %v", i, held, released, p.held, p.released)
+					t.Errorf("%s: pass %d: held %v, released %v; want %v, %v", tc.name, i, held, released, p.held, p.released)
 				}
 				var got []string
 				for len(recorder.Events) > 0 {
 					got = append(got, <-recorder.Events)
 				}
 				if (p.event == "" && len(got) > 0) || (p.event != "" && (len(got) != 1 || !strings.HasPrefix(got[0], p.event))) {
-					t.Errorf("pass %d: events %q, want %q", i, got, p.event)
+					t.Errorf("%s: pass %d: events %q, want %q", tc.name, i, got, p.event)
 				}
 				if _, inSite := p.node.Labels[api.SiteLabel]; len(h.nodes) > 0 != inSite {
-					t.Errorf("pass %d: %d nodes remembered; those of sites are, and no other", i, len(h.nodes))
+					t.Errorf("%s: pass %d: %d nodes remembered; those of sites are, and no other", tc.name, i, len(h.nodes))
 				}
 			}
 		})

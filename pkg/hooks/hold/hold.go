@@ -22,8 +22,20 @@ const (
 	EventHeld      = "NodeHeld"
 	EventHoldEnded = "NodeHoldEnded"
 	// EventContradicted warns of a verdict that will strike later: the node's
-	// heartbeat is not lost and yet its condition calls it dead.
+	// heartbeat is not lost and yet its condition has called it dead for so long
+	// that nobody seems to mind.
 	EventContradicted = "NodeDeathContradicted"
+)
+
+const (
+	// deadGrace is how long a node that was found dead may be silent before Ready
+	// turns Unknown. Kubelets renew their leases every 10 s and passes come every
+	// 5 s, so in the third pass after the last heartbeat: 15 s, less what two
+	// passes may drift. The verdict is made by somebody else's clock and may be
+	// old; silence that this controller sees itself is not.
+	deadGrace = 14 * time.Second
+	// contradictedAfter is how long a verdict may be behind the heartbeat.
+	contradictedAfter = time.Minute
 )
 
 // Hold implements nodelifecycle.Hold.
@@ -46,8 +58,10 @@ type nodeState struct {
 	site   string
 	reason Reason
 	since  time.Time
-	// contradicted: the condition says dead although the heartbeat is not lost.
-	contradicted bool
+	// contradicted: since when the condition says dead although the heartbeat is
+	// not lost. warned: that was told.
+	contradicted time.Time
+	warned       bool
 }
 
 // New returns a Hold that holds no node yet.
@@ -95,10 +109,17 @@ func (h *Hold) Observe(recorder record.EventRecorder, node *v1.Node, ready v1.Co
 		event(recorder, node, v1.EventTypeNormal, EventHoldEnded, fmt.Sprintf(
 			"Hold ended after %s: %s", time.Since(was.since).Round(time.Second), message))
 	}
-	now.contradicted = d.Reason == Dead && ready == v1.ConditionTrue
-	if now.contradicted && !was.contradicted {
-		event(recorder, node, v1.EventTypeWarning, EventContradicted, fmt.Sprintf(
-			"Heartbeat is not lost, but %s. While that condition stays, pods are evicted as soon as the heartbeat is lost", d.Detail))
+	if d.Reason == Dead && ready == v1.ConditionTrue {
+		now.contradicted, now.warned = was.contradicted, was.warned
+		if now.contradicted.IsZero() {
+			now.contradicted = time.Now()
+		}
+		if !now.warned && time.Since(now.contradicted) >= contradictedAfter {
+			now.warned = true
+			event(recorder, node, v1.EventTypeWarning, EventContradicted, fmt.Sprintf(
+				"Heartbeat is not lost, but for %s %s. While that condition stays, pods are evicted as soon as a heartbeat is late",
+				time.Since(now.contradicted).Round(time.Second), d.Detail))
+		}
 	}
 
 	if d.Reason == NoSite {
@@ -107,6 +128,17 @@ func (h *Hold) Observe(recorder record.EventRecorder, node *v1.Node, ready v1.Co
 		h.nodes[node.Name] = now
 	}
 	return held, lost && !held && (was.held || !known)
+}
+
+// GracePeriod is how long the node may be silent before its heartbeat is lost: a
+// node that was found dead need not wait for what upstream gives the living. A
+// heartbeat that this controller sees counts for it as ever, so that an old
+// verdict cannot harm a node that is back.
+func (h *Hold) GracePeriod(node *v1.Node, grace time.Duration) time.Duration {
+	if Decide(node).Reason == Dead {
+		return min(grace, deadGrace)
+	}
+	return grace
 }
 
 // Forget drops what is known about a node that was deleted.

@@ -23,7 +23,6 @@ import (
 	"k8s.io/kubernetes/cmd/kubeadm/app/preflight"
 	"k8s.io/kubernetes/cmd/kubeadm/app/util/users"
 
-	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/install/cni"
 	"skerry.dev/skerry/pkg/install/host"
 	"skerry.dev/skerry/pkg/install/site"
@@ -106,7 +105,7 @@ func runResetPreflight(c workflow.RunData) error {
 	if err != nil {
 		return err
 	}
-	warnOfUnsent(data)
+	warnOfUnsent()
 	if !data.ForceReset() && !data.DryRun() {
 		say(data, "reset", "This removes the node's part of the cluster from this machine: its pods, images, certificates, and on a control plane the cluster's data.")
 		if err := cmdutil.InteractivelyConfirmAction("reset", "Are you sure you want to proceed?", data.InputReader()); err != nil {
@@ -118,41 +117,6 @@ func runResetPreflight(c workflow.RunData) error {
 
 func removeKubelet(data ResetData) error {
 	return removeUnit(data, host.KubeletUnit)
-}
-
-// warnOfUnsent says what the cloud will never learn.
-func warnOfUnsent(data ResetData) {
-	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
-	defer cancel()
-	status, err := agentapi.Get(ctx, agentapi.Socket)
-	if err == nil && status.Unsent > 0 {
-		klog.Warningf("[reset] %d writes of this node have not reached the cloud (the oldest of %s), such as the result of a Job: a reset drops them. Let the node reach the cloud first if they matter.",
-			status.Unsent, status.OldestUnsent.Local().Format(time.DateTime))
-	}
-}
-
-// kubeletState is what our kubelet notes down beside upstream's own files.
-const kubeletState = "/var/lib/skerry/kubelet"
-
-// removeAgent removes what skerry-agent has, on a node that has it.
-func removeAgent(data ResetData) error {
-	if err := removeUnit(data, host.AgentUnit); err != nil {
-		return err
-	}
-	problems := []error{undo.Link(agentapi.PodInterface)}
-	paths := []string{
-		agentapi.StateDir, kubeletState, agentapi.Socket, agentapi.Socket + ".new",
-		agentapi.JournalFile, agentapi.JournalFile + ".tmp", agentapi.JournalFile + ".refused",
-		agentapi.ConfigFile, agentapi.BootstrapKubeconfig,
-	}
-	for _, path := range paths {
-		problems = append(problems, os.RemoveAll(path))
-	}
-	undo.EmptyDirs(filepath.Dir(agentapi.ConfigFile), filepath.Dir(agentapi.Socket), filepath.Dir(agentapi.StateDir))
-	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("removing what skerry-agent left: %w", err)
-	}
-	return nil
 }
 
 func removeUnit(data ResetData, name string) error {

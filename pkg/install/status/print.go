@@ -184,6 +184,9 @@ func printAgent(row func(...string), a agentapi.Status, now time.Time) {
 	default:
 		row("node certificate", fmt.Sprintf("expires %s (in %s)", stamp(a.CertificateExpires), duration.HumanDuration(a.CertificateExpires.Sub(now))))
 	}
+	if a.Neighbours != nil {
+		printNeighbours(row, *a.Neighbours, now)
+	}
 	for _, problem := range a.Problems {
 		row("problem", strings.ReplaceAll(problem, "\n", "; "))
 	}

@@ -27,6 +27,7 @@ import (
 
 	"skerry.dev/api"
 	"skerry.dev/skerry/pkg/agentapi"
+	"skerry.dev/skerry/pkg/install/agentfiles"
 	"skerry.dev/skerry/pkg/install/host"
 	"skerry.dev/skerry/pkg/install/images"
 	"skerry.dev/skerry/pkg/install/site"
@@ -118,8 +119,8 @@ type collector struct {
 	record     string
 	kubeconfig string
 	socket     string
-	agent      string // the agent's socket
-	// certificates are patterns of PEM files.
+	agent      string // the agent's configuration
+	// certificates are patterns of PEM files, beside the agent's.
 	certificates []string
 	detect       func() (host.Supervisor, error)
 }
@@ -130,12 +131,10 @@ func Collect(ctx context.Context) Status {
 		record:     site.RecordPath,
 		kubeconfig: kubeadmconstants.GetKubeletKubeConfigPath(),
 		socket:     host.ContainerdSocket,
-		agent:      agentapi.Socket,
+		agent:      agentapi.ConfigFile,
 		certificates: []string{
 			filepath.Join(kubeadmconstants.KubeletRunDirectory, "pki", "kubelet-client-current.pem"),
 			filepath.Join(kubeadmconstants.KubeletRunDirectory, "pki", "kubelet-server-current.pem"),
-			filepath.Join(agentapi.PKIDir, "*.crt"),
-			filepath.Join(agentapi.PKIDir, "node-client-current.pem"),
 			filepath.Join(kubeadmconstants.KubernetesDir, "pki", "*.crt"),
 			filepath.Join(kubeadmconstants.KubernetesDir, "pki", "etcd", "*.crt"),
 		},
@@ -161,6 +160,8 @@ func (c collector) collect(ctx context.Context) Status {
 	problem(err)
 	s.Node = Node{Name: record.NodeName, Role: record.Role, Site: record.Site, From: "this machine's record", Since: record.Since}
 	s.APIServer = APIServer{Address: record.Server, LastReached: record.LastReached}
+	agent, err := agentfiles.Read(c.agent)
+	problem(err)
 
 	// Each task writes fields of its own.
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -177,19 +178,21 @@ func (c collector) collect(ctx context.Context) Status {
 		problem(err)
 	})
 	tasks.Go(func() {
-		certificates, err := readCertificates(c.certificates)
+		certificates, err := readCertificates(append([]string{
+			filepath.Join(agent.PKIDir(), "*.crt"), filepath.Join(agent.PKIDir(), "node-client-current.pem"),
+		}, c.certificates...))
 		s.Certificates = certificates
 		problem(err)
 	})
 	tasks.Go(func() {
 		if record.Hub {
-			agent, err := agentapi.Get(ctx, c.agent)
+			said, err := agentapi.Get(ctx, agent.Socket)
 			if err != nil {
-				s.APIServer.Error = err.Error() + ": what this node knows cannot be read"
+				s.APIServer.Error = fmt.Sprintf("%v (asked at %s): what this node knows cannot be read", err, agent.Socket)
 				return
 			}
-			s.Agent = &agent
-			s.APIServer = APIServer{Address: agent.Server, Reachable: agent.Online, LastReached: agent.LastContact, Error: agent.Reason}
+			s.Agent = &said
+			s.APIServer = APIServer{Address: said.Server, Reachable: said.Online, LastReached: said.LastContact, Error: said.Reason}
 		}
 		problem(c.ask(ctx, &s, record))
 	})

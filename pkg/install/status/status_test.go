@@ -10,6 +10,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -238,21 +240,94 @@ func TestPrintAgent(t *testing.T) {
 }
 
 // A node with a hub whose agent does not answer is not healthy, and says why.
-func TestNoAgent(t *testing.T) {
+// One whose agent answers where its configuration says is.
+func TestAgent(t *testing.T) {
 	dir := t.TempDir()
-	record := filepath.Join(dir, "node.yaml")
+	record, config, pki := filepath.Join(dir, "node.yaml"), filepath.Join(dir, "agent.yaml"), filepath.Join(dir, "state", "pki")
 	if err := site.WriteRecord(record, site.Record{Role: site.RoleWorker, NodeName: "east-1", Site: "east", Hub: true}); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "agent.sock")
+	if err := os.WriteFile(config, []byte("listen: {socket: "+socket+"}\nfiles: {stateDir: "+filepath.Dir(pki)+"}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	running := supervisor.Status{Active: true, PID: 7}
 	c := collector{
-		record: record, kubeconfig: filepath.Join(dir, "none"), socket: filepath.Join(dir, "none.sock"), agent: filepath.Join(dir, "agent.sock"),
+		record: record, kubeconfig: filepath.Join(dir, "none"), socket: filepath.Join(dir, "none.sock"), agent: config,
 		detect: func() (host.Supervisor, error) {
 			return states{"containerd": running, "kubelet": running, "skerry-agent": {LastExit: "exit status 1"}}, nil
 		},
 	}
 	s := c.collect(context.Background())
-	if s.Healthy() || s.Agent != nil || s.APIServer.Reachable || !strings.Contains(s.APIServer.Error, "no skerry-agent runs here") {
+	if s.Healthy() || s.Agent != nil || s.APIServer.Reachable || !strings.Contains(s.APIServer.Error, "no skerry-agent runs here") || !strings.Contains(s.APIServer.Error, socket) {
 		t.Errorf("got %+v", s)
+	}
+
+	if err := errors.Join(os.MkdirAll(pki, 0o700), os.WriteFile(filepath.Join(pki, "hub.crt"), certificate(t, now), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"node":"east-1","online":true,"server":"https://192.0.2.1:6443"}`))
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Close() })
+	c.detect = func() (host.Supervisor, error) {
+		return states{"containerd": running, "kubelet": running, "skerry-agent": running}, nil
+	}
+	s = c.collect(context.Background())
+	if !s.Healthy() || s.Agent == nil || s.Agent.Node != "east-1" || !s.APIServer.Reachable {
+		t.Errorf("got %+v", s)
+	}
+	if len(s.Certificates) != 1 || s.Certificates[0].Path != filepath.Join(pki, "hub.crt") {
+		t.Errorf("certificates %+v", s.Certificates)
+	}
+
+	// What is wrong with the configuration is told.
+	if err := os.WriteFile(config, []byte("listen: ["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s = c.collect(context.Background()); !strings.Contains(strings.Join(s.Problems, "\n"), config) {
+		t.Errorf("problems %q", s.Problems)
+	}
+}
+
+func TestPrintNeighbours(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, test := range []struct {
+		name string
+		n    agentapi.Neighbours
+		want []string
+		not  string
+	}{
+		{"no site", agentapi.Neighbours{}, []string{"the node has no site"}, "alive"},
+		{"alone", agentapi.Neighbours{Site: "west"}, []string{"0 of 0 alive in site west"}, ";"},
+		{"all is well", agentapi.Neighbours{Site: "west", Members: []agentapi.Neighbour{
+			{Name: "west-2", State: agentapi.NeighbourAlive}, {Name: "west-3", State: agentapi.NeighbourAlive},
+		}}, []string{"2 of 2 alive in site west"}, ";"},
+		{"trouble", agentapi.Neighbours{Site: "west", Isolated: true, KubeletDown: true, Members: []agentapi.Neighbour{
+			{Name: "west-2", State: agentapi.NeighbourUnreachable, Since: now.Add(-90 * time.Second), Heard: now.Add(-95 * time.Second)},
+			{Name: "west-3", State: agentapi.NeighbourAlive, RuntimeDown: true},
+			{Name: "west-4", State: agentapi.NeighbourSuspect}, {Name: "west-5", State: agentapi.NeighbourUnknown},
+		}}, []string{
+			"1 of 4 alive in site west; this node reaches NONE of them", "west-2 UNREACHABLE since", "(90s ago), last heard",
+			"west-3 is alive, its container runtime is DOWN", "west-4 does not answer just now", "west-5 not known yet", "this node   its kubelet is DOWN",
+		}, "cannot tell"},
+		{"blind", agentapi.Neighbours{Site: "west", Blind: true}, []string{"this node's own network is DOWN"}, "NONE"},
+	} {
+		var lines []string
+		printNeighbours(func(columns ...string) { lines = append(lines, strings.Join(columns, "   ")) }, test.n, now)
+		text := strings.Join(lines, "\n")
+		for _, want := range test.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %q is missing in %q", test.name, want, text)
+			}
+		}
+		if strings.Contains(text, test.not) {
+			t.Errorf("%s: %q is in %q", test.name, test.not, text)
+		}
 	}
 }

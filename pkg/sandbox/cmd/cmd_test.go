@@ -54,14 +54,33 @@ func TestLinkChangesOnlyWhatIsNamed(t *testing.T) {
 func TestLinkRefusesNonsense(t *testing.T) {
 	for _, args := range []string{
 		"", "--one-way up", "--one-way sideways --cut", "--node a", "--node a --cut --heal", "--node a --delay 1s", "--node a --cut --delay 1s", "--node a --cut --one-way up",
+		"--inside", "--inside --delay 1s", "--inside --cut --one-way up", "--inside --rate 1mbit",
 	} {
 		if err := options(t, args).check(); err == nil {
 			t.Errorf("%q is accepted", args)
 		}
 	}
-	for _, args := range []string{"--node a --cut", "--node a --heal", "--node a --node b --cut"} {
+	for _, args := range []string{"--node a --cut", "--node a --heal", "--node a --node b --cut", "--inside --cut", "--inside --heal", "--inside --loss 5% --node a", "--inside --cut --node a --one-way down"} {
 		if err := options(t, args).check(); err != nil {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+func TestInsideChangesTheRightPairs(t *testing.T) {
+	for args, want := range map[string]string{
+		"--inside --cut":                         "ab ac ba bc ca cb",
+		"--inside --cut --node a":                "ab ac ba ca",
+		"--inside --cut --node a,b":              "ac bc ca cb",
+		"--inside --cut --node a --one-way up":   "ab ac",
+		"--inside --cut --node c --one-way down": "ac bc",
+	} {
+		var got []string
+		for _, p := range options(t, args).pairs([]string{"a", "b", "c"}) {
+			got = append(got, p[0]+p[1])
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %s, want %s", args, got, want)
 		}
 	}
 }
@@ -152,6 +171,7 @@ func TestStatusTables(t *testing.T) {
 		Links: map[string]fabric.LinkStatus{"east": {
 			Up: fabric.LaneStatus{Settings: weaklink.Settings{Cut: true}, Counters: weaklink.Counters{Packets: 7, Bytes: 700, Cut: 3, Queue: 2}},
 		}},
+		Inside:   []fabric.Inside{{From: "east-1", To: "east-2", Settings: weaklink.Settings{Loss: 50}}},
 		Problems: []string{"something"},
 	})
 	if err != nil {
@@ -160,7 +180,7 @@ func TestStatusTables(t *testing.T) {
 	text := strings.Join(strings.Fields(out.String()), " ")
 	for _, want := range []string{
 		"east-1 east on 5s 172.30.1.11 12345678 100 MiB of 256 Ready (cut off)", "east-2 east off - 172.30.1.12 - - -",
-		"east up cut 7 700 5 (cut 3, queue 2)", "east down perfect 0 0 0", "PROBLEM: something",
+		"east up cut 7 700 5 (cut 3, queue 2)", "east down perfect 0 0 0", "INSIDE TO SETTINGS east-1 east-2 loss 50%", "PROBLEM: something",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, out.String())

@@ -70,6 +70,13 @@ func printStatus(out io.Writer, st sandbox.Status) error {
 			printLane(w, site, "down", st.Links[site].Down)
 		}
 	}
+	if len(st.Inside) > 0 {
+		fmt.Fprintln(w)
+		fmt.Fprintln(w, "INSIDE\tTO\tSETTINGS")
+		for _, i := range st.Inside {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", i.From, i.To, i.Settings)
+		}
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

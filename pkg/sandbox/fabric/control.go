@@ -28,6 +28,7 @@ type Status struct {
 	APIPort int                   `json:"apiPort"`
 	Links   map[string]LinkStatus `json:"links"` // by site
 	CutOff  []string              `json:"cutOff,omitempty"`
+	Inside  []Inside              `json:"inside,omitempty"` // faults between machines of one site
 }
 
 // LinkStatus is both directions of one link.
@@ -51,13 +52,14 @@ func (f *Fabric) Status() Status {
 		}
 		s.Links[name] = LinkStatus{Up: lane(weaklink.Up), Down: lane(weaklink.Down)}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, m := range f.config.Spec.Machines() {
-		f.mu.Lock()
 		if f.cutOff[m.Name] {
 			s.CutOff = append(s.CutOff, m.Name)
 		}
-		f.mu.Unlock()
 	}
+	s.Inside = f.insideLocked()
 	return s
 }
 
@@ -104,6 +106,7 @@ func (f *Fabric) Serve(ctx context.Context, save func(State) error) error {
 		return changed(nil)
 	}))
 	mux.HandleFunc("POST /cutoff", handle(func(r cutOffRequest) error { return changed(f.CutOff(r.Machine, r.Off)) }))
+	mux.HandleFunc("POST /inside", handle(func(r []Inside) error { return changed(f.SetInside(r)) }))
 	mux.HandleFunc("POST /pods", handle(func(r map[string][]netip.Prefix) error { return changed(f.SetPodRanges(r)) }))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: f.log}
 	context.AfterFunc(ctx, func() { server.Close() })
@@ -211,6 +214,12 @@ func (c *Client) SetLink(ctx context.Context, site string, up, down *weaklink.Se
 // CutOff cuts one machine off from the cloud, or ends that.
 func (c *Client) CutOff(ctx context.Context, machine string, off bool) error {
 	return c.do(ctx, http.MethodPost, "/cutoff", cutOffRequest{machine, off}, nil)
+}
+
+// SetInside changes what packets inside sites meet; perfect settings take a
+// fault away.
+func (c *Client) SetInside(ctx context.Context, changes []Inside) error {
+	return c.do(ctx, http.MethodPost, "/inside", changes, nil)
 }
 
 // SetPodRanges routes the pods of all machines.

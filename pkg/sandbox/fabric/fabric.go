@@ -38,6 +38,7 @@ type State struct {
 	PodRanges map[string][]netip.Prefix               `json:"podRanges,omitempty"` // by machine
 	Links     map[string]map[string]weaklink.Settings `json:"links,omitempty"`     // by site and direction
 	CutOff    map[string]bool                         `json:"cutOff,omitempty"`    // machines cut off by themselves
+	Inside    []Inside                                `json:"inside,omitempty"`    // faults between machines of one site
 }
 
 // Fabric is a running network.
@@ -51,6 +52,8 @@ type Fabric struct {
 	mu        sync.Mutex
 	podRanges map[string][]netip.Prefix
 	cutOff    map[string]bool
+	inside    map[pair]weaklink.Settings // faults between machines of one site
+	filtered  map[string]bool            // sites whose router has rules for them
 	booting   map[string]*sync.Mutex
 }
 
@@ -65,6 +68,7 @@ func New(ctx context.Context, c Config, logger *log.Logger) (*Fabric, error) {
 	f := &Fabric{
 		config: c, log: logger, sites: map[string]*site{},
 		podRanges: map[string][]netip.Prefix{}, cutOff: map[string]bool{}, booting: map[string]*sync.Mutex{},
+		inside: map[pair]weaklink.Settings{}, filtered: map[string]bool{},
 	}
 	for name := range c.Machines {
 		f.booting[name] = &sync.Mutex{}
@@ -164,6 +168,9 @@ func (f *Fabric) restore() error {
 			return err
 		}
 	}
+	if err := f.SetInside(f.config.State.Inside); err != nil {
+		return err
+	}
 	for _, m := range f.config.Spec.Machines() {
 		if id, on := f.config.Machines[m.Name].Process(); on {
 			if err := f.plug(m, id.PID); err != nil {
@@ -178,7 +185,7 @@ func (f *Fabric) restore() error {
 func (f *Fabric) State() State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := State{PodRanges: map[string][]netip.Prefix{}, Links: map[string]map[string]weaklink.Settings{}, CutOff: map[string]bool{}}
+	s := State{PodRanges: map[string][]netip.Prefix{}, Links: map[string]map[string]weaklink.Settings{}, CutOff: map[string]bool{}, Inside: f.insideLocked()}
 	for name, ranges := range f.podRanges {
 		s.PodRanges[name] = slices.Clone(ranges)
 	}
@@ -290,6 +297,9 @@ func (f *Fabric) SetPodRanges(ranges map[string][]netip.Prefix) error {
 	}
 	for name := range f.sites {
 		f.blockLocked(name)
+		if err := f.filterLocked(name); err != nil {
+			return err
+		}
 	}
 	return nil
 }

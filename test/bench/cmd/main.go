@@ -11,6 +11,9 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"skerry.dev/skerry/test/bench/grid"
+	"skerry.dev/skerry/test/bench/hub"
 )
 
 func main() {
@@ -19,10 +22,18 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 4, "how often memory is measured, patched and pristine")
 	flag.DurationVar(&o.settle, "settle", 15*time.Second, "time from a component's start to the memory measured")
 	flag.DurationVar(&o.steady, "steady", 5*time.Minute, "how long the agent's writes are watched")
-	flag.StringVar(&o.only, "only", "", "measure only `what`: components or hub")
+	flag.StringVar(&o.only, "only", "", "measure only `what`: components, hub, closed or grid")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o, os.Stdout)
+	var err error
+	switch flag.Arg(0) {
+	case grid.ControllerArgument:
+		err = grid.RunController(ctx, flag.Args()[1:])
+	case hub.FloorArgument:
+		err = hub.RunFloor(ctx, flag.Args()[1:])
+	default:
+		err = run(ctx, o, os.Stdout)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -14,7 +14,9 @@ import (
 	"skerry.dev/skerry/pkg/sandbox"
 	"skerry.dev/skerry/pkg/sandbox/spec"
 	"skerry.dev/skerry/test/bench"
+	"skerry.dev/skerry/test/bench/closed"
 	"skerry.dev/skerry/test/bench/components"
+	"skerry.dev/skerry/test/bench/grid"
 	"skerry.dev/skerry/test/bench/hub"
 )
 
@@ -48,8 +50,8 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if o.pairs < 1 {
 		return fmt.Errorf("-pairs %d: at least 1", o.pairs)
 	}
-	if o.only != "" && o.only != "components" && o.only != "hub" {
-		return fmt.Errorf("-only %s: there are components and hub", o.only)
+	if o.only != "" && o.only != "components" && o.only != "hub" && o.only != "closed" && o.only != "grid" {
+		return fmt.Errorf("-only %s: there are components, hub, closed and grid", o.only)
 	}
 	places, err := sandbox.FindPlaces(sandbox.Places{})
 	if err != nil {
@@ -60,6 +62,22 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	fmt.Fprintf(out, "bench: %d processors, load average %s; other work at the same time shows in start-up times\n", runtime.NumCPU(), load())
+	var all []bench.Row
+	if o.only == "" || o.only == "closed" {
+		all, err = closed.Measure(ctx, closed.Options{
+			Dist: places.Dist, Logs: logs, Services: 1000, Sites: 100, SiteNodes: 5, Settle: o.settle, Out: out,
+		})
+		if err := errors.Join(err, bench.Save(o.out, "closed", all)); err != nil || o.only != "" {
+			return errors.Join(err, bench.Print(out, all))
+		}
+	}
+	if o.only == "" || o.only == "grid" {
+		rows, err := measureGrids(ctx, places.Dist, logs, out)
+		all = append(all, rows...)
+		if err := errors.Join(err, bench.Save(o.out, "grid", rows)); err != nil || o.only != "" {
+			return errors.Join(err, bench.Print(out, all))
+		}
+	}
 	box, creation, err := create(ctx, places, out)
 	if err != nil {
 		return err
@@ -72,8 +90,8 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	all := []bench.Row{creation, memory}
-	if err := bench.Save(o.out, "sandbox", all); err != nil {
+	all = append(all, creation, memory)
+	if err := bench.Save(o.out, "sandbox", []bench.Row{creation, memory}); err != nil {
 		return err
 	}
 	if o.only != "components" {
@@ -103,6 +121,17 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	fmt.Fprintf(out, "\nAfter %.0f s; control: the direct path or upstream's binary in the same place, in the same run\n", time.Since(began).Seconds())
 	return bench.Print(out, all)
+}
+
+// measureGrids needs no sandbox.
+func measureGrids(ctx context.Context, dist, logs string, out io.Writer) ([]bench.Row, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	return grid.Measure(ctx, grid.Options{
+		Dist: dist, Logs: logs, CRDs: filepath.Join("cluster", "crds"), Self: self, Grids: 20, Sites: 500, Steady: time.Minute, Out: out,
+	})
 }
 
 // create makes the sandbox, and a row of the time that took.

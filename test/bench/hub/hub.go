@@ -114,9 +114,13 @@ type path string
 const (
 	direct path = "direct"
 	viaHub path = "hub"
+	floor  path = "floor" // through the simplest proxy
 )
 
-var paths = []path{direct, viaHub}
+var (
+	paths = []path{direct, viaHub}
+	timed = []path{direct, floor, viaHub} // of single requests
+)
 
 // counter counts the bytes of connections.
 type counter struct{ total atomic.Int64 }
@@ -172,6 +176,10 @@ func (s *stage) config(p path, token, contentType string, count *counter) (*rest
 		c.Host = "https://" + agentapi.HubAddress
 		c.CAFile = filepath.Join(disk, agentapi.PKIDir, "node-ca.crt")
 		cert, key = filepath.Join(disk, agentapi.PKIDir, "kubelet.crt"), filepath.Join(disk, agentapi.PKIDir, "kubelet.key")
+	}
+	if p == floor {
+		c.Host = "https://" + floorAddress
+		c.CAFile = filepath.Join(disk, agentapi.PKIDir, "node-ca.crt")
 	}
 	if token == "" {
 		// Read once: a client that watches its files is one more goroutine.

@@ -5,8 +5,10 @@ package history
 import (
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -89,6 +92,46 @@ func (c *cloud) startAPI() {
 func (c *cloud) restartAPI() {
 	c.t.Helper()
 	c.api.end(syscall.SIGKILL)
+	c.startAPI()
+}
+
+// backUp copies etcd's data; restore puts the copy in the place of what is there.
+func (c *cloud) backUp() {
+	c.t.Helper()
+	c.stopped(func(data, backup string) error { return os.CopyFS(backup, os.DirFS(data)) })
+}
+
+func (c *cloud) restore() {
+	c.t.Helper()
+	c.stopped(func(data, backup string) error {
+		return errors.Join(os.RemoveAll(data), os.Rename(backup, data))
+	})
+}
+
+// write makes n revisions that are about nothing that anybody follows.
+func (c *cloud) write(n int) {
+	c.t.Helper()
+	leases := c.admin.CoordinationV1().Leases("default")
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "clock"}}
+	if _, err := leases.Create(c.t.Context(), lease, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	for i := range n {
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"n":"%d"}}}`, i)
+		if _, err := leases.Patch(c.t.Context(), lease.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *cloud) stopped(fn func(data, backup string) error) {
+	c.t.Helper()
+	c.api.end(syscall.SIGKILL)
+	c.etcd.end(syscall.SIGTERM)
+	if err := fn(filepath.Join(c.dir, "etcd"), filepath.Join(c.dir, "etcd.backup")); err != nil {
+		c.t.Fatal(err)
+	}
+	c.etcd.start()
 	c.startAPI()
 }
 

@@ -51,8 +51,7 @@ type follower struct {
 	events   int
 	expired  int
 	needless int
-	lowered  int
-	replaced int
+	restored bool               // the cloud has been restored from a backup: its revisions begin anew
 	begun    bool               // a whole state has been read since the last expiry
 	cut      context.CancelFunc // ends the present watch
 }
@@ -140,7 +139,7 @@ func (f *follower) run(ctx context.Context) {
 		if next = strconv.FormatUint(f.from, 10); apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 			// Read it anew, but never something older than what was shown.
 			f.expired++
-			f.begun, next = false, ""
+			f.begun, f.from, next = false, 0, ""
 		}
 		f.mu.Unlock()
 		if err != nil {
@@ -166,13 +165,12 @@ func (f *follower) relist(ctx context.Context, rv string) error {
 
 // replace takes a whole state. mu is held.
 func (f *follower) replace(items map[string]object, at uint64, what string) {
+	if at < f.last && f.restored {
+		// This once, and all at once.
+		f.restored, f.seen, f.last = false, nil, 0
+	}
 	if at < f.last {
-		// A list that went through to the cloud tells the cloud's revision; the
-		// hub's is that of the last event. The content must be the same.
-		if d := differs(f.seen, items); d != "" {
-			f.note("%s is at %d, %d has been shown, and %s", what, at, f.last, d)
-		}
-		f.lowered++
+		f.note("%s is at %d, %d has been shown", what, at, f.last)
 	}
 	for key, o := range items {
 		if old, ok := f.seen[key]; ok && old.uid == o.uid && o.rv < old.rv && !failedByCloud(o) {
@@ -304,13 +302,9 @@ func (f *follower) event(t watch.EventType, key string, o object) {
 			f.note("%s of %s at %d, which is not there", t, key, o.rv)
 		}
 		f.needless++
-	case known && old.uid != o.uid && f.resource == "pods":
-		f.note("%s of %s: it was %s and is %s", t, key, old.uid, o.uid)
 	case known && old.uid != o.uid:
-		// An API server says DELETED and ADDED. The hub says one MODIFIED, as an
-		// informer does after a relist, where a second view of the object is the
-		// later one to relist: it does not know any more what it was.
-		f.replaced++
+		// An API server says DELETED of the one and ADDED of the other.
+		f.note("%s of %s: it was %s and is %s", t, key, old.uid, o.uid)
 	}
 	f.last, f.from = max(f.last, o.rv), o.rv
 	if t == watch.Deleted {

@@ -31,6 +31,9 @@ type kubelet struct {
 	last map[types.UID]*word
 	// lease is the last one that it read or wrote.
 	lease *coordinationv1.Lease
+	// insists makes it repeat what it sees forgotten, as the real one does. Only
+	// while the cloud really forgets: else it would hide what the hub loses.
+	insists bool
 
 	acknowledged, refused, removed int
 }
@@ -86,7 +89,7 @@ func (k *kubelet) flush(ctx context.Context) {
 		w := k.last[pod.UID]
 		if pod.DeletionTimestamp != nil {
 			k.finish(ctx, pod, w)
-		} else if w != nil && !w.said {
+		} else if w != nil && (!w.said || k.insists && !isTerminal(pod) && !wordOf(pod).equal(w)) {
 			k.say(ctx, pod.UID, w)
 		}
 	}

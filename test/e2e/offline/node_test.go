@@ -64,13 +64,16 @@ func (s *subject) fill(text string, registry string) string {
 	var out bytes.Buffer
 	err = parsed.Execute(&out, values{
 		Namespace: namespace, Node: s.node.Name(), Dir: hostDir, Registry: registry, Planted: s.planted, Colour: s.colour,
-		Agnhost: sandbox.Agnhost(), Busybox: imageutils.GetE2EImage(imageutils.BusyBox), Volumes: []int{0, 1},
+		Agnhost: sandbox.Agnhost(), Busybox: busybox(), Volumes: []int{0, 1},
 	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return out.String()
 }
+
+// busybox is upstream's image of a shell.
+func busybox() string { return imageutils.GetE2EImage(imageutils.BusyBox) }
 
 // load puts the workload on a node and waits until all of it runs.
 func load(t *testing.T, box *sandbox.Sandbox, site, node string) *subject {

@@ -9,9 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 
-	box "skerry.dev/skerry/pkg/sandbox"
 	"skerry.dev/skerry/test/sandbox"
 )
 
@@ -35,11 +30,12 @@ sites: [{name: edge, nodes: 2}]
 func TestOffline(t *testing.T) {
 	whole := sandbox.New(t, description)
 	s := load(t, whole, "edge", "edge-1")
+	tokens := s.makeTokens("edge-2")
 	before, err := s.inCloud()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.security(t, "online")
+	s.security(t, "online", tokens)
 
 	s.Step("the link is cut")
 	s.site.Cut()
@@ -91,16 +87,12 @@ func TestOffline(t *testing.T) {
 		s.write(hostDir+"/crash", "")
 		s.waitStarts(starts + 1)
 	})
-	row("ServicesAfterPowerCycle", func(s *subject) {
-		ip := s.serviceIP("web")
-		s.Eventually(time.Minute, "the Service's address answers", func() error { return s.get("http://" + ip + "/hostname") })
-		s.Kill("kube-proxy")
-		s.Eventually(time.Minute, "kube-proxy is back, and the Service's address answers", func() error { return s.get("http://" + ip + "/hostname") })
-	})
+	row("ServicesAfterPowerCycle", func(s *subject) { s.proxyRestarts() })
 	row("Answers", func(s *subject) { s.answers() })
-	row("SecurityOffline", func(s *subject) { s.security(s.t, "offline") })
+	row("SecurityOffline", func(s *subject) { s.security(s.t, "offline", tokens) })
 	row("AfterHeal", func(s *subject) { s.afterHeal(before) })
 	row("SecretsAtRest", func(s *subject) { s.secretsAtRest() })
+	row("CutInTheMiddle", func(s *subject) { s.cutInTheMiddle() })
 }
 
 // waitOffline waits until the agent knows.
@@ -327,17 +319,18 @@ func (s *subject) get(url string) error {
 
 // dial opens a connection from the node.
 func (s *subject) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return dialOn(ctx, s.node, network, address)
+}
+
+func dialOn(ctx context.Context, node *sandbox.Node, network, address string) (net.Conn, error) {
 	var conn net.Conn
-	err := s.node.Config().InNetwork(func() (err error) {
+	err := node.Config().InNetwork(func() (err error) {
 		dialer := net.Dialer{Timeout: 3 * time.Second}
 		conn, err = dialer.DialContext(ctx, network, address)
 		return err
 	})
 	return conn, err
 }
-
-// Kill ends a program on the node.
-func (s *subject) Kill(program string) { s.t.Helper(); s.node.Kill(program) }
 
 // answers asks the hub what an operator on the site would.
 func (s *subject) answers() {
@@ -376,157 +369,4 @@ func (s *subject) answers() {
 			s.t.Errorf("skerry status does not say %q", want)
 		}
 	}
-}
-
-// TestBootTime compares power-on offline with power-on online.
-func TestBootTime(t *testing.T) {
-	s := load(t, sandbox.New(t, description), "edge", "edge-1")
-	var online, offline time.Duration
-	const rounds = 2
-	for range rounds {
-		online += s.powerCycle(s.node)
-		s.site.Cut()
-		s.waitOffline()
-		offline += s.powerCycle(s.node)
-		s.site.Heal()
-		s.Eventually(time.Minute, "the agent sees the cloud again", func() error {
-			out, err := s.node.Try("skerry", "status")
-			if err == nil && strings.Contains(out, "lost since") {
-				err = errors.New(out)
-			}
-			return err
-		})
-	}
-	ratio := offline.Seconds() / online.Seconds()
-	s.Step("power-on to %d pods Ready, mean of %d: online %.1fs, offline %.1fs, ratio %.2f (goal 1.10)",
-		running, rounds, online.Seconds()/rounds, offline.Seconds()/rounds, ratio)
-	if ratio > 1.5 {
-		t.Errorf("offline takes %.2f times as long as online", ratio)
-	}
-}
-
-// TestControl is the same on a node as upstream makes it. What it shows must
-// break, or the suite proves nothing.
-func TestControl(t *testing.T) {
-	t.Setenv(box.DistVariable, pristineDist(t))
-	s := load(t, sandbox.New(t, "sites: [{name: edge, nodes: 1, hub: false}]"), "edge", "edge-1")
-	s.site.Cut()
-
-	s.Step("restarting the kubelet")
-	s.node.RestartUnit("kubelet")
-	s.Eventually(time.Minute, "the kubelet is well", func() error { return s.get("http://127.0.0.1:10248/healthz") })
-	starts := s.starts()
-	s.write(hostDir+"/crash", "")
-	s.Consistently(time.Minute, "a crashed container is not restarted", func() error {
-		if got := s.starts(); got != starts {
-			return fmt.Errorf("it was: %d starts, there were %d", got, starts)
-		}
-		return nil
-	})
-
-	s.node.PowerOff()
-	s.node.PowerOn()
-	s.Eventually(2*time.Minute, "the static pod runs", func() error { return s.onlyStatic() })
-	s.Consistently(2*time.Minute, "no other pod comes back", func() error { return s.onlyStatic() })
-	s.Step("control: 0 of %d pods came back, and the static one", running-1)
-	s.site.Heal() // or nothing of it can be deleted
-	s.WaitReady(2*time.Minute, corev1.ConditionTrue, s.node.Name())
-}
-
-// onlyStatic says which pods run beside the static one.
-func (s *subject) onlyStatic() error {
-	pods, err := s.runningContainers()
-	if err == nil && (len(pods) != 1 || !pods["static-"+s.node.Name()]) {
-		err = fmt.Errorf("there run: %s", names(pods))
-	}
-	return err
-}
-
-// pristineDist is the built Skerry with upstream's own kubelet.
-func pristineDist(t *testing.T) string {
-	t.Helper()
-	places, err := box.FindPlaces(box.Places{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dist, err := os.MkdirTemp(places.Root, "pristine-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dist) })
-	for _, dir := range []string{"bin", "cni", "images", "images/test"} {
-		entries, err := os.ReadDir(filepath.Join(places.Dist, dir))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(filepath.Join(dist, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			from := filepath.Join(places.Dist, dir, e.Name())
-			if dir == "bin" && e.Name() == "kubelet" {
-				from = filepath.Join(places.Dist, "pristine", "kubelet")
-			}
-			if e.IsDir() {
-				continue
-			}
-			if err := os.Link(from, filepath.Join(dist, dir, e.Name())); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	return dist
-}
-
-// TestExpired lets the node's certificate and its tokens run out while the
-// cloud is away: minutes here stand for the months of a real outage.
-func TestExpired(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a quarter of an hour")
-	}
-	s := load(t, sandbox.New(t, description+`
-controlPlane:
-  extraArgs:
-    kube-apiserver: {service-account-extend-token-expiration: "false"}
-    kube-controller-manager: {cluster-signing-duration: 10m}
-`), "edge", "edge-1")
-	expires := s.certificateExpires()
-	s.Step("the node's certificate expires %s", expires.Format(time.TimeOnly))
-	s.site.Cut()
-	s.waitOffline()
-	s.Sleep(time.Until(expires)+time.Minute, "certificate and tokens expire")
-	out := s.node.Exec("skerry", "status")
-	s.Step("skerry status:\n%s", out)
-	s.powerCycle(s.node)
-	s.Sleep(10*time.Second, "the kubelet goes on")
-	s.site.Heal()
-	s.Eventually(2*time.Minute, "the node got a new certificate by itself", func() error {
-		if now := s.certificateExpires(); !now.After(time.Now()) {
-			return fmt.Errorf("it expired %s", now.Format(time.TimeOnly))
-		}
-		return nil
-	})
-	s.WaitReady(2*time.Minute, corev1.ConditionTrue, s.node.Name())
-	s.Eventually(2*time.Minute, "the cloud sees all pods Ready", func() error {
-		pods, err := s.inCloud()
-		if err != nil {
-			return err
-		}
-		return allReady(pods, time.Time{})
-	})
-	s.Step("a pod that is made now runs")
-	if _, err := s.Kube().AppsV1().Deployments(namespace).Patch(s.Context(), "web", types.MergePatchType,
-		[]byte(`{"spec":{"replicas":`+strconv.Itoa(5)+`}}`), metav1.PatchOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	s.Eventually(2*time.Minute, "five replicas are ready", func() error {
-		d, err := s.Kube().AppsV1().Deployments(namespace).Get(s.Context(), "web", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if d.Status.ReadyReplicas != ptr.Deref(d.Spec.Replicas, 0) {
-			return fmt.Errorf("%d of %d are", d.Status.ReadyReplicas, *d.Spec.Replicas)
-		}
-		return nil
-	})
 }

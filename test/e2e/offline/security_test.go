@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,13 +45,19 @@ func (s *subject) certificateExpires() time.Time {
 // podToken reads the token that a pod of the node has.
 func (s *subject) podToken(pod string) string {
 	s.t.Helper()
+	return s.podFile(pod, "kube-api-access-*/token")
+}
+
+// podFile reads a file that the kubelet has projected into a pod.
+func (s *subject) podFile(pod, name string) string {
+	s.t.Helper()
 	pods, err := s.onNode()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	for _, p := range pods {
 		if p.Name == pod {
-			return strings.TrimSpace(s.node.Shell("cat /var/lib/kubelet/pods/" + string(p.UID) + "/volumes/kubernetes.io~projected/kube-api-access-*/token"))
+			return strings.TrimSpace(s.node.Shell("cat /var/lib/kubelet/pods/" + string(p.UID) + "/volumes/kubernetes.io~projected/" + name))
 		}
 	}
 	s.t.Fatalf("there is no pod %s", pod)
@@ -76,83 +83,158 @@ func stranger(t *testing.T, name string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// security tries what must be refused, and what must not, on both listeners.
-func (s *subject) security(t *testing.T, when string) {
+// attempt is a request, and what it must be answered with.
+type attempt struct {
+	what, path string
+	token      string
+	cert       *tls.Certificate
+	header     map[string]string
+	online     []int // 0: refused before HTTP
+	offline    []int // nil: as online
+}
+
+// attempts are what must be refused, and what must not.
+func (s *subject) attempts(t *testing.T, tokens tokens) []attempt {
+	t.Helper()
+	const path = "/api/v1/namespaces/" + namespace
+	const settings, secret = path + "/configmaps/settings", path + "/secrets/credentials"
+	kubelet := map[string]string{"User-Agent": "kubelet/v1.37.2 (linux/amd64)"}
+	node := "system:node:" + s.node.Name()
+	refused, forbidden, allowed := []int{401}, []int{403}, []int{200}
+	nowhere := []int{400, 403, 404, 301}
+	ownPods := path + "/pods?fieldSelector=spec.nodeName%3D" + s.node.Name()
+	return []attempt{
+		{"no credential", settings, "", nil, nil, refused, nil},
+		{"no credential, kubelet by name", secret, "", nil, kubelet, refused, nil},
+		{"headers of a proxy", secret, "", nil, map[string]string{"X-Remote-User": node, "X-Remote-Group": "system:nodes"}, refused, nil},
+		{"a certificate of another CA", secret, "", cert(stranger(t, s.node.Name())), nil, []int{401, 0}, nil},
+		{"a certificate of the cluster", secret, "", s.clusterAdmin(t), nil, []int{401, 0}, nil},
+		{"garbage", settings, "garbage", nil, nil, refused, nil},
+		{"a token with another signature", settings, tokens.forged, nil, nil, refused, nil},
+		{"an unsigned token", settings, tokens.unsigned, nil, nil, refused, nil},
+		{"a token signed with another key", settings, tokens.otherKey, nil, nil, refused, nil},
+		{"a token signed with the public key as a shared secret", settings, tokens.publicKey, nil, nil, refused, nil},
+		{"a token that expired an hour ago", settings, tokens.expired, nil, nil, refused, allowed}, // that is what the grace is for
+		{"a token that expired before the grace", settings, tokens.longExpired, nil, nil, refused, nil},
+		{"a token of the future", settings, tokens.future, nil, nil, refused, nil},
+		{"a token for others than the API server", settings, tokens.audience, nil, nil, refused, nil},
+		{"the token of a pod that is gone", settings, tokens.gone, nil, nil, refused, nil},
+		{"the token of an earlier pod of that name", settings, tokens.earlier, nil, nil, refused, nil},
+		// The cloud can tell that the pod exists, and this node cannot.
+		{"the token of a pod of another node", settings, tokens.elsewhere, nil, nil, allowed, refused},
+		{"the token of another pod of this node", settings, tokens.neighbour, nil, nil, forbidden, nil},
+		{"a pod's token for what it may see", settings, tokens.good, nil, nil, allowed, nil},
+		{"a pod's token for the pods that it may see", ownPods, tokens.good, nil, nil, allowed, nil},
+		{"a pod's token for what only the kubelet may see", secret, tokens.good, nil, nil, forbidden, nil},
+		{"the same, kubelet by name", secret, tokens.good, nil, kubelet, forbidden, nil},
+		{"the same, as somebody else", secret, tokens.good, nil, map[string]string{"Impersonate-User": node}, forbidden, nil},
+		{"the same, by a detour", path + "/configmaps/../secrets/credentials", tokens.good, nil, nil, nowhere, nil},
+		{"the same, by a hidden detour", path + "/configmaps/%2e%2e/secrets/credentials", tokens.good, nil, nil, nowhere, nil},
+		{"the same, with an empty segment", path + "//secrets/credentials", tokens.good, nil, nil, nowhere, nil},
+		{"another object of that kind", path + "/configmaps/kube-root-ca.crt", tokens.good, nil, nil, forbidden, nil},
+		{"all of that kind", path + "/configmaps", tokens.good, nil, nil, forbidden, nil},
+		{"the pods of another namespace", "/api/v1/namespaces/kube-system/pods", tokens.good, nil, nil, forbidden, nil},
+		{"the pods of all namespaces on this node", "/api/v1/pods?fieldSelector=spec.nodeName%3D" + s.node.Name(), tokens.good, nil, nil, forbidden, nil},
+	}
+}
+
+// form is a way to ask for something.
+type form struct {
+	what, path string
+	header     map[string]string
+	also       []int // that it may be answered with where it is refused
+}
+
+// forms are the ways to ask for what a path names: what may not be read may not
+// be listed or watched either.
+func forms(path string) []form {
+	all := []form{{what: "GET", path: path}}
+	collection, query, _ := strings.Cut(path, "?")
+	if parts := strings.Split(collection, "/"); len(parts) == 7 && query == "" && !strings.Contains(path, "..") && !strings.Contains(path, "%") && !strings.Contains(path, "//") {
+		collection, query = strings.Join(parts[:6], "/"), "fieldSelector=metadata.name%3D"+parts[6]
+	}
+	with := func(more string) string { return collection + "?" + strings.TrimPrefix(query+"&"+more, "&") }
+	watch := with("watch=true&timeoutSeconds=2")
+	return append(all,
+		form{what: "LIST of what is kept", path: with("resourceVersion=0")},
+		form{what: "WATCH", path: watch},
+		form{what: "WATCH from what is kept", path: watch + "&resourceVersion=0"},
+		form{what: "WATCH with a list before", path: watch + "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"},
+		form{what: "WATCH over a web socket", path: watch, header: map[string]string{
+			"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="},
+			also: []int{503}}, // not without the cloud, whoever asks
+		form{what: "WATCH as long ago", path: strings.Replace(path, "/api/v1/", "/api/v1/watch/", 1), also: []int{400, 404}},
+	)
+}
+
+// security tries what must be refused, in all forms, and what must not, on both
+// listeners.
+func (s *subject) security(t *testing.T, when string, tokens tokens) {
 	t.Helper()
 	ca := x509.NewCertPool()
 	if !ca.AppendCertsFromPEM([]byte(s.node.Exec("cat", filepath.Join(agentapi.PKIDir, "node-ca.crt")))) {
 		t.Fatal("the node's CA file has no certificate")
 	}
-	token := s.podToken("asking")
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		t.Fatal("the pod's token is no JWT")
-	}
-	forged := parts[0] + "." + parts[1] + "." + strings.Repeat("A", len(parts[2]))
-	unsigned := "eyJhbGciOiJub25lIn0." + parts[1] + "."
-	path := "/api/v1/namespaces/" + namespace
-	admin := s.clusterAdmin(t)
-	for _, test := range []struct {
-		what, path string
-		token      string
-		cert       *tls.Certificate
-		header     map[string]string
-		want       []int
-	}{
-		{"no credential", path + "/configmaps/settings", "", nil, nil, []int{401}},
-		{"no credential, kubelet by name", path + "/secrets/credentials", "", nil, map[string]string{"User-Agent": "kubelet/v1.37.2 (linux/amd64)"}, []int{401}},
-		{"headers of a proxy", path + "/secrets/credentials", "", nil, map[string]string{"X-Remote-User": "system:node:" + s.node.Name(), "X-Remote-Group": "system:nodes"}, []int{401}},
-		{"a certificate of another CA", path + "/secrets/credentials", "", cert(stranger(t, s.node.Name())), nil, []int{401, 0}},
-		{"a certificate of the cluster", path + "/secrets/credentials", "", admin, nil, []int{401, 0}},
-		{"garbage", path + "/configmaps/settings", "garbage", nil, nil, []int{401}},
-		{"a forged token", path + "/configmaps/settings", forged, nil, nil, []int{401}},
-		{"an unsigned token", path + "/configmaps/settings", unsigned, nil, nil, []int{401}},
-		{"a pod's token for what it may see", path + "/configmaps/settings", token, nil, nil, []int{200}},
-		{"a pod's token for what only the kubelet may see", path + "/secrets/credentials", token, nil, nil, []int{403}},
-		{"the same, kubelet by name", path + "/secrets/credentials", token, nil, map[string]string{"User-Agent": "kubelet/v1.37.2 (linux/amd64)"}, []int{403}},
-		{"the same, as somebody else", path + "/secrets/credentials", token, nil, map[string]string{"Impersonate-User": "system:node:" + s.node.Name()}, []int{403}},
-		{"the same, by a detour", path + "/configmaps/../secrets/credentials", token, nil, nil, []int{400, 403, 404, 301}},
-		{"the same, by a hidden detour", path + "/configmaps/%2e%2e/secrets/credentials", token, nil, nil, []int{400, 403, 404, 301}},
-		{"the same, with an empty segment", path + "//secrets/credentials", token, nil, nil, []int{400, 403, 404, 301}},
-		{"another object of that kind", path + "/configmaps/kube-root-ca.crt", token, nil, nil, []int{403}},
-		{"all of that kind", path + "/configmaps", token, nil, nil, []int{403}},
-		{"the pods of another namespace", "/api/v1/namespaces/kube-system/pods", token, nil, nil, []int{403}},
-	} {
-		for _, address := range []string{agentapi.HubAddress, agentapi.PodAddress} {
-			config := &tls.Config{RootCAs: ca, MinVersion: tls.VersionTLS12}
-			if test.cert != nil {
-				config.Certificates = []tls.Certificate{*test.cert}
-				config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return test.cert, nil }
-			}
-			client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DialContext: s.dial, DisableKeepAlives: true},
-				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-			request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "https://"+address+test.path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if test.token != "" {
-				request.Header.Set("Authorization", "Bearer "+test.token)
-			}
-			for key, value := range test.header {
-				request.Header.Set(key, value)
-			}
-			code, body := 0, "" // 0: refused before HTTP
-			if answer, err := client.Do(request); err == nil {
-				data, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
-				answer.Body.Close()
-				code, body = answer.StatusCode, string(data)
-			} else {
-				body = err.Error()
-			}
-			ok := false
-			for _, want := range test.want {
-				ok = ok || code == want
-			}
-			if !ok || (code != 200 && strings.Contains(body, s.planted)) {
-				t.Errorf("%s, %s at %s: %d, want one of %v: %s", when, test.what, address, code, test.want, body)
+	count := 0
+	for _, test := range s.attempts(t, tokens) {
+		want := test.online
+		if when == "offline" && test.offline != nil {
+			want = test.offline
+		}
+		ways := forms(test.path)
+		switch {
+		case !slices.Contains(want, 200):
+		case strings.Contains(test.path, "?"):
+			ways = ways[:3] // it may list and watch, too
+		default:
+			ways = ways[:1]
+		}
+		for _, way := range ways {
+			for _, address := range []string{agentapi.HubAddress, agentapi.PodAddress} {
+				code, body := s.ask(ca, address, test, way)
+				count++
+				ok := slices.Contains(want, code) || (code != 200 && slices.Contains(way.also, code))
+				if !ok || (code != 200 && strings.Contains(body, s.planted)) {
+					t.Errorf("%s, %s at %s, %s: %d, want one of %v: %s", when, test.what, address, way.what, code, want, body)
+				}
 			}
 		}
 	}
+	s.Step("%s: %d requests answered as they must be", when, count)
+}
+
+// ask sends one request; code 0 means that it was refused before HTTP.
+func (s *subject) ask(ca *x509.CertPool, address string, test attempt, way form) (code int, body string) {
+	s.t.Helper()
+	config := &tls.Config{RootCAs: ca, MinVersion: tls.VersionTLS12}
+	if test.cert != nil {
+		config.Certificates = []tls.Certificate{*test.cert}
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return test.cert, nil }
+	}
+	client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DialContext: s.dial, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "https://"+address+way.path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if test.token != "" {
+		request.Header.Set("Authorization", "Bearer "+test.token)
+	}
+	for _, headers := range []map[string]string{test.header, way.header} {
+		for key, value := range headers {
+			request.Header.Set(key, value)
+		}
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer answer.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
+	if err != nil {
+		data = append(data, err.Error()...)
+	}
+	return answer.StatusCode, string(data)
 }
 
 func cert(c tls.Certificate) *tls.Certificate { return &c }

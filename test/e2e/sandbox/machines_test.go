@@ -17,7 +17,7 @@ import (
 const small = `
 sites:
 - {name: east, nodes: 2}
-- {name: west, nodes: 2, memory: 256Mi}
+- {name: west, nodes: 3, memory: 256Mi}
 `
 
 // TestMachines proves machines and links without Kubernetes.
@@ -39,6 +39,7 @@ func TestMachines(t *testing.T) {
 		{"packets: loss", loss},
 		{"packets: rate", rate},
 		{"packets: one node cut off", oneNodeCutOff},
+		{"packets: faults inside a site", insideASite},
 		{"the network's process dies", networkDies},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, sb.In(t)) })

@@ -4,6 +4,8 @@ package sandbox
 
 import (
 	"errors"
+	"net"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -169,4 +171,98 @@ func oneNodeCutOff(t *testing.T, sb *sandbox.Sandbox) {
 	check("cut off", neighbour, west, 3)
 	west.HealFromCloud()
 	check("healed", west, cloud, 3)
+}
+
+func insideASite(t *testing.T, sb *sandbox.Sandbox) {
+	sb.Serve()
+	site := sb.Site("west")
+	a, b, c, cloud := sb.Node("west-1"), sb.Node("west-2"), sb.Node("west-3"), sb.ControlPlane()
+	check := func(what string, from, to *sandbox.Node, want int) {
+		t.Helper()
+		if got := from.Ping(to, 3, time.Millisecond); got.Received != want {
+			t.Errorf("%s: %s reached %s with %d of 3 packets, want %d", what, from.Name(), to.Name(), got.Received, want)
+		}
+	}
+	site.Split("west-1", "west-2")
+	check("split", a, b, 3)
+	check("split", a, c, 0)
+	check("split", c, b, 0)
+	check("split", c, cloud, 3)
+	check("split", cloud, a, 3)
+	c.Reboot()
+	c.Serve()
+	check("split, after a reboot", c, a, 0)
+	check("split, after a reboot", c, cloud, 3)
+	killNetwork(t, sb.Box())
+	if err := sb.Box().Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("split, after the network's process died", c, a, 0)
+	check("split, after the network's process died", a, b, 3)
+	site.HealInside()
+	check("healed", c, a, 3)
+
+	oneWay := func(what string, from, to *sandbox.Node, want int) {
+		t.Helper()
+		if got := heard(t, from, to); got != want {
+			t.Errorf("%s: %s heard %d of 3 packets of %s, want %d", what, to.Name(), got, from.Name(), want)
+		}
+	}
+	a.MuteToNeighbours()
+	oneWay("mute", a, b, 0)
+	oneWay("mute", b, a, 3)
+	check("mute", b, c, 3)
+	a.HealToNeighbours()
+	a.DeafenToNeighbours()
+	oneWay("deaf", a, b, 3)
+	oneWay("deaf", b, a, 0)
+	check("deaf", b, cloud, 3)
+	a.HealToNeighbours()
+	check("healed", b, a, 3)
+
+	site.Inside(weaklink.Settings{Loss: 30})
+	echo := a.Ping(b, 1000, time.Millisecond)
+	sb.Step("%d of %d packets came back", echo.Received, echo.Sent)
+	if echo.Received < 420 || echo.Received > 560 { // both ways lose 30 %: 49 % come back
+		t.Errorf("%d of 1000 packets came back through a site that loses 30%% each way", echo.Received)
+	}
+	check("loss inside", a, cloud, 3)
+	site.HealInside()
+	check("healed", a, b, 3)
+}
+
+// heard sends three datagrams one way and counts what arrives.
+func heard(t *testing.T, from, to *sandbox.Node) int {
+	t.Helper()
+	var socket net.PacketConn
+	err := to.Config().InNetwork(func() error {
+		var err error
+		socket, err = net.ListenPacket("udp4", ":0")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	var conn net.Conn
+	err = from.Config().InNetwork(func() error {
+		var err error
+		conn, err = net.Dial("udp4", net.JoinHostPort(to.Address(), strconv.Itoa(socket.LocalAddr().(*net.UDPAddr).Port)))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	count := 0
+	for range 3 {
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		_ = socket.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		if _, _, err := socket.ReadFrom(make([]byte, 8)); err == nil {
+			count++
+		}
+	}
+	return count
 }

@@ -77,4 +77,7 @@ type Attributes struct {
 	Subresource              string
 	Namespace, Name          string
 	Path                     string
+	// Selectors of a list, watch or deletecollection, as text; "" for none. An
+	// authorizer of the API server may allow a part of a collection only.
+	LabelSelector, FieldSelector string
 }

@@ -463,8 +463,24 @@ func TestCloudIsBehind(t *testing.T) {
 	if rv := s.cloud.pod("a").ResourceVersion; rv != strconv.FormatUint(shown+2, 10) {
 		t.Fatalf("shown at %d, and now at %s", shown, rv)
 	}
+	b := new(store.Batch)
+	b.SetRevision(behindBy + 1000)
+	if err := s.store.Apply(b, store.Soon); err != nil {
+		t.Fatal(err)
+	}
 	if s.box.taken = behindBy + 1000; s.box.behind(999) {
 		t.Error("a cloud that was restored is waited for")
+	}
+	if !s.box.behind(1001) {
+		t.Error("a cloud that is behind is not waited for")
+	}
+	b = new(store.Batch)
+	b.ResetRevision(900)
+	if err := s.store.Apply(b, store.Soon); err != nil {
+		t.Fatal(err)
+	}
+	if s.box.behind(1001) {
+		t.Error("a cloud is waited for that was restored a moment before")
 	}
 }
 

@@ -277,6 +277,9 @@ func (b *Outbox) list(ctx context.Context, resource, selector string, fn func(st
 func (b *Outbox) behind(revision uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.taken > b.o.Store.Revision() {
+		b.taken = 0 // the cloud has been restored, and the count begun anew
+	}
 	return revision <= b.taken && b.taken-revision <= behindBy
 }
 

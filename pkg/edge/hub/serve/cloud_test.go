@@ -2,6 +2,7 @@ package serve_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -169,6 +170,8 @@ type cloud struct {
 	grants   []grant
 	pause    time.Duration // before each answer
 	broken   int           // answer this code to everything
+	mute     bool          // nobody may ask what it may do
+	spoil    func(path string, body []byte) []byte
 }
 
 func newCloud(t testing.TB) *cloud {
@@ -497,29 +500,42 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *cloud) patch(w http.ResponseWriter, r *http.Request, resource, namespace, name string) {
 	body, _ := io.ReadAll(r.Body)
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	locked := true
+	unlock := func() {
+		if locked {
+			locked = false
+			c.mu.Unlock()
+		}
+	}
+	defer unlock()
 	u := c.objects[resource][id(namespace, name)]
 	if u == nil {
+		unlock()
 		c.status(w, r, errors.NewNotFound(schema.GroupResource{Resource: resource}, name))
 		return
 	}
 	before, _ := u.MarshalJSON()
 	typed, err := scheme.Scheme.New(kinds[resource].GroupVersionKind)
 	if err != nil {
+		unlock()
 		c.status(w, r, errors.NewInternalError(err))
 		return
 	}
 	after, err := strategicpatch.StrategicMergePatch(before, body, typed)
 	if err != nil {
+		unlock()
 		c.status(w, r, errors.NewBadRequest(err.Error()))
 		return
 	}
 	next := &unstructured.Unstructured{}
 	if err := next.UnmarshalJSON(after); err != nil {
+		unlock()
 		c.status(w, r, errors.NewBadRequest(err.Error()))
 		return
 	}
-	c.answer(w, r, http.StatusOK, c.putLocked(resource, next))
+	next = c.putLocked(resource, next)
+	unlock()
+	c.answer(w, r, http.StatusOK, next)
 }
 
 func (c *cloud) documents(w http.ResponseWriter, r *http.Request) bool {
@@ -590,6 +606,11 @@ func (c *cloud) review(w http.ResponseWriter, r *http.Request, user string) {
 	_ = json.NewDecoder(r.Body).Decode(&review)
 	at := review.Spec.ResourceAttributes
 	c.mu.Lock()
+	if c.mute {
+		c.mu.Unlock()
+		c.status(w, r, errors.NewForbidden(schema.GroupResource{Group: "authorization.k8s.io", Resource: "selfsubjectaccessreviews"}, "", nil))
+		return
+	}
 	review.Status.Allowed = c.authorized(user, at.Verb, at.Group, at.Resource, at.Namespace, at.Name)
 	c.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
@@ -667,6 +688,21 @@ func (c *cloud) encode(r *http.Request, u runtime.Object) (contentType string, b
 
 func (c *cloud) answer(w http.ResponseWriter, r *http.Request, code int, u runtime.Object) {
 	contentType, body := c.encode(r, u)
+	c.mu.Lock()
+	spoil := c.spoil
+	c.mu.Unlock()
+	if spoil != nil {
+		body = spoil(r.URL.Path, body)
+	}
+	if len(body) > 128<<10 && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		// As the API server does.
+		var packed bytes.Buffer
+		packer, _ := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
+		_, _ = packer.Write(body)
+		_ = packer.Close()
+		body = packed.Bytes()
+		w.Header().Set("Content-Encoding", "gzip")
+	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)

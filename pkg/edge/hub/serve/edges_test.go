@@ -157,12 +157,18 @@ func TestBrokenList(t *testing.T) {
 	reading, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	req, _ := http.NewRequestWithContext(reading, "GET", "https://"+h.addr+"/api/v1/namespaces/default/secrets", nil)
+	req.Header.Set("Accept-Encoding", "identity") // else all of it is on this side before the cut
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if _, err := resp.Body.Read(make([]byte, 1000)); err != nil {
+	first := make([]byte, 1000)
+	n, err := resp.Body.Read(first)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", resp.Status, first[:n], err)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	h.line.cut()

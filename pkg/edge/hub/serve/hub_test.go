@@ -134,7 +134,7 @@ func (h *hub) start(change ...func(*serve.Options)) {
 		},
 		BeforeLive: func(ctx context.Context) error {
 			out.Settle()
-			if _, err := views.CatchUp(ctx, h.upstream.Do, nodeName, h.store.Revision()); err != nil {
+			if _, err := vs.CatchUp(ctx, h.upstream.Do, nodeName); err != nil {
 				return err
 			}
 			_ = out.Replay(ctx)

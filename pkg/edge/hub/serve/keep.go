@@ -24,7 +24,7 @@ import (
 
 const (
 	// A list is read for the store beside the client, which must not wait for
-	// that: so many pieces may queue, and so long may all of them make the
+	// that: so many pieces may queue, and so long may all further ones make the
 	// client wait. A list that needs more is not kept.
 	teeChunks   = 32
 	teePatience = 300 * time.Millisecond
@@ -35,14 +35,19 @@ var (
 	errBroken = errors.New("the list broke off, or was too fast to keep")
 )
 
-// keepList reads a list for the store while it passes to its client.
+// keepList reads a list for the store beside its client, who does not wait until
+// it is kept: whoever is answered from the store does (see pending). It begins
+// when the client has all, or when no more of it can be held.
 func (x *exchange) keepList(resp *http.Response, objects int, quota int64) {
-	t := &tee{ReadCloser: resp.Body, chunks: make(chan []byte, teeChunks), patience: teePatience}
+	t := &tee{ReadCloser: resp.Body, chunks: make(chan []byte, teeChunks), patience: teePatience, ready: make(chan struct{})}
 	encoding, contentType := resp.Header.Get("Content-Encoding"), resp.Header.Get("Content-Type")
 	resp.Body = t
 	ctx := context.WithoutCancel(x.r.Context())
+	done := x.pending.begin(x.groupResource())
 	go func() {
+		defer done()
 		defer t.drain()
+		<-t.ready
 		defer func() {
 			if failure := recover(); failure != nil {
 				x.Logger.Error("keeping a list made the hub panic", "path", x.r.URL.Path, "panic", failure)
@@ -68,7 +73,7 @@ func (x *exchange) readKept(ctx context.Context, t *tee, encoding, contentType s
 	body, kind := sniffKind(contentType, body)
 	keeper := x.Views.NewKeeper(x.req.Query(), kind, x.caller.Node)
 	if keeper == nil {
-		return nil // a live view has it
+		return nil
 	}
 	done := false
 	defer func() {
@@ -104,6 +109,8 @@ type tee struct {
 	io.ReadCloser
 	chunks   chan []byte
 	patience time.Duration
+	ready    chan struct{} // closed when it is time to read
+	begin    sync.Once
 	lost     atomic.Bool // the other side has not got all, or wants no more
 	end      sync.Once
 }
@@ -124,6 +131,7 @@ func (t *tee) send(chunk []byte) {
 	case t.chunks <- chunk:
 		return
 	default:
+		t.begin.Do(func() { close(t.ready) })
 	}
 	if t.patience <= 0 {
 		t.lost.Store(true)
@@ -152,6 +160,7 @@ func (t *tee) finish(whole bool) {
 
 func (t *tee) Close() error {
 	t.finish(false)
+	t.begin.Do(func() { close(t.ready) })
 	return t.ReadCloser.Close()
 }
 

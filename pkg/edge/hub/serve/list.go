@@ -31,16 +31,17 @@ func (x *exchange) list() {
 			}
 		}
 		if resp.StatusCode != http.StatusOK || !wholeObjects(resp.Header.Get("Content-Type")) || x.r.Method != http.MethodGet {
-			return nil
+			return x.unpack(resp)
 		}
 		if concerned {
-			return x.rewriteList(resp, kept && whole, objects, bytes)
+			return x.rewriteList(resp, kept, kept && whole, objects, bytes)
 		}
 		if kept && whole {
 			x.keepList(resp, objects, bytes)
 		}
 		return nil
 	}}
+	p.packed = concerned
 	if kept {
 		p.transport = x.keptTransport()
 		p.failed = x.unansweredKept

@@ -14,22 +14,23 @@ import (
 )
 
 // recorder remembers the status code of an answer, and keeps what the writer
-// beneath can do.
+// beneath can do. A client that takes nothing for a while is given up: over
+// HTTP/2 it would hold its stream, and what is to be written to it, for as long as
+// it answers pings.
 type recorder struct {
 	http.ResponseWriter
 	code     int
 	hijacked bool
-	http1    bool
+	stall    time.Duration // how long one write may take
+	timer    *time.Timer   // of the write that is under way
 }
-
-// writeStall is how long a client may take no byte. HTTP/2 has its own bound.
-const writeStall = time.Minute
 
 func (w *recorder) WriteHeader(code int) {
 	if w.code == 0 || w.code < 200 {
 		w.code = code
 	}
-	w.touch()
+	w.begin()
+	defer w.timer.Stop()
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -37,23 +38,33 @@ func (w *recorder) Write(p []byte) (int, error) {
 	if w.code == 0 {
 		w.code = http.StatusOK
 	}
-	w.touch()
+	w.begin()
+	defer w.timer.Stop()
 	return w.ResponseWriter.Write(p)
 }
 
-func (w *recorder) Flush() {
+func (w *recorder) Flush() { _ = w.FlushError() }
+
+// FlushError is Flush that tells when the client is gone.
+func (w *recorder) FlushError() error {
 	if w.code == 0 {
 		w.code = http.StatusOK
 	}
-	w.touch()
-	_ = http.NewResponseController(w.ResponseWriter).Flush()
+	w.begin()
+	defer w.timer.Stop()
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// touch gives the client time for the next bytes.
-func (w *recorder) touch() {
-	if w.http1 {
-		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeStall))
+// begin gives the client time for the next bytes. A deadline of the connection's
+// own is set only when it has passed: an idle watch has none.
+func (w *recorder) begin() {
+	if w.timer == nil {
+		w.timer = time.AfterFunc(w.stall, func() {
+			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(-time.Second))
+		})
+		return
 	}
+	w.timer.Reset(w.stall)
 }
 
 func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {

@@ -46,6 +46,9 @@ func (x *exchange) writeList(snapshot *views.Snapshot, after store.Key, limit in
 			})
 		}
 	}
+	if live && limit == 0 && after == (store.Key{}) && !x.forDNS() && x.writeShelved(snapshot, media, about, items) {
+		return
+	}
 	header := x.w.Header()
 	header.Set("Content-Type", media.ContentType(false))
 	header.Set("Cache-Control", "no-cache, private")
@@ -69,6 +72,51 @@ func (x *exchange) writeList(snapshot *views.Snapshot, after store.Key, limit in
 	if err := out.close(); err != nil {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// writeShelved writes a list that is held in the form in which it is written, or
+// makes it so; false if it cannot, and nothing is written.
+func (x *exchange) writeShelved(snapshot *views.Snapshot, media wire.Media, about metav1.ListMeta, items wire.Items) bool {
+	if !wire.Encodable(media) || x.rewrites() || !x.Upstream.Online() {
+		return false // what is rewritten depends on who asks, and when
+	}
+	key := shelfKey{query: x.req.Query(), revision: snapshot.ResourceVersion(), media: media}
+	held := x.shelf.take(key)
+	if held == nil {
+		bytes := 0
+		grow := func(n int) bool {
+			if !x.shelf.reserve(n) {
+				return false
+			}
+			bytes += n
+			return true
+		}
+		encoded, err := wire.EncodeItems(media, x.req.Group, x.req.Version, x.kind(snapshot.Kind()), grow, items)
+		if err != nil {
+			x.shelf.release(bytes)
+			x.Logger.Debug("a list is written piece by piece", "path", x.r.URL.Path, "err", err)
+			return false
+		}
+		held = x.shelf.put(key, encoded, bytes)
+	}
+	defer x.shelf.giveBack(held)
+	list, err := held.list.List(about)
+	if err != nil {
+		return false
+	}
+	header := x.w.Header()
+	header.Set("Content-Type", media.ContentType(false))
+	header.Set("Content-Length", strconv.Itoa(list.Len()))
+	header.Set("Cache-Control", "no-cache, private")
+	header.Set(HeaderSource, x.source)
+	x.w.WriteHeader(http.StatusOK)
+	if x.r.Method == http.MethodHead {
+		return true
+	}
+	if _, err := list.WriteTo(x.w); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return true
 }
 
 // kind finds out what the members of an empty list would be.

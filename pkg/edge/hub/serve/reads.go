@@ -164,7 +164,7 @@ func (x *exchange) gotObject(resp *http.Response, kept, concerned, unsent bool) 
 	}
 	// Small answers are read before anything is sent on, so that one that breaks
 	// off can still be answered from the store. Long ones have no such luck.
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
+	raw, err := readObject(resp)
 	if err != nil {
 		_ = resp.Body.Close()
 		return err
@@ -175,13 +175,19 @@ func (x *exchange) gotObject(resp *http.Response, kept, concerned, unsent bool) 
 	}
 	_ = resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(raw))
-	plain, err := inflate(resp.Header.Get("Content-Encoding"), raw)
+	encoding := resp.Header.Get("Content-Encoding")
+	answer, sum := recentKey{x.req.Query(), x.caller.Node}, x.recent.sum(resp.StatusCode, contentType, encoding, raw)
+	again := kept && x.recent.has(answer, sum)
+	if again && !concerned && !unsent {
+		return nil
+	}
+	plain, err := inflate(encoding, raw)
 	if err != nil {
 		return nil // the client may understand what the hub does not
 	}
 	if resp.StatusCode == http.StatusNotFound {
-		if kept && x.saysNotFound(resp, plain) {
-			x.keep(x.req.Query(), "", 0, nil)
+		if kept && !again && x.saysNotFound(resp, plain) && x.keep(answer.query, "", 0, nil) {
+			x.recent.add(answer, sum)
 		}
 		return nil
 	}
@@ -190,8 +196,8 @@ func (x *exchange) gotObject(resp *http.Response, kept, concerned, unsent bool) 
 		x.Logger.Debug("an answer cannot be kept", "path", x.r.URL.Path, "err", err)
 		return nil
 	}
-	if kept {
-		x.keep(x.req.Query(), object.Kind, object.ResourceVersion, []store.Object{object})
+	if kept && !again && x.keep(answer.query, object.Kind, object.ResourceVersion, []store.Object{object}) {
+		x.recent.add(answer, sum)
 	}
 	if !concerned && !unsent {
 		return nil
@@ -219,6 +225,16 @@ func (x *exchange) gotObject(resp *http.Response, kept, concerned, unsent bool) 
 	resp.ContentLength = int64(len(body))
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
+}
+
+// readObject reads a body of at most one byte more than an object may have.
+func readObject(resp *http.Response) ([]byte, error) {
+	if n := resp.ContentLength; n >= 0 && n <= maxObject {
+		raw := make([]byte, n)
+		_, err := io.ReadFull(resp.Body, raw)
+		return raw, err
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, maxObject+1))
 }
 
 type joined struct {
@@ -267,11 +283,13 @@ func (x *exchange) saysNotFound(resp *http.Response, body []byte) bool {
 		status.Details.Name == x.req.Name && status.Details.Group == x.req.Group && status.Details.Kind == x.req.Resource
 }
 
-// keep stores what the cloud answered.
-func (x *exchange) keep(q store.Query, kind string, rv uint64, items []store.Object) {
+// keep stores what the cloud answered, and reports whether it could.
+func (x *exchange) keep(q store.Query, kind string, rv uint64, items []store.Object) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), keepTimeout)
 	defer cancel()
 	if err := x.Views.Keep(ctx, q, kind, x.caller.Node, rv, items); err != nil {
 		x.Logger.Warn("an answer could not be kept", "path", x.r.URL.Path, "err", err)
+		return false
 	}
+	return true
 }

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"skerry.dev/skerry/pkg/edge/hub/wire"
@@ -27,6 +25,7 @@ import (
 //	the node       ConfigMap kube-system/kube-proxy          kubeconfig.conf leads to the hub
 //	the node       its Node, offline                         no NoExecute taint of a lost heartbeat
 //	everybody      EndpointSlices of default/kubernetes      lead to the hub
+//	DNS            EndpointSlices of closed Services         only endpoints for this node (closed.go)
 const (
 	rootCAName     = "kube-root-ca.crt"
 	rootCAKey      = "ca.crt"
@@ -35,9 +34,6 @@ const (
 	proxyKey       = "kubeconfig.conf"
 	apiService     = "kubernetes"
 )
-
-// maxRewrittenList bounds a list that is held to rewrite one of its members.
-const maxRewrittenList = 64 << 20
 
 // rewrites says that an answer to this request can have an object that is
 // rewritten online, too.
@@ -50,7 +46,7 @@ func (x *exchange) rewrites() bool {
 	case req.Group == "" && req.Resource == "configmaps":
 		return x.caller.Node && (req.Name == "" || req.Name == rootCAName || (req.Name == proxyName && (req.Namespace == "" || req.Namespace == proxyNamespace)))
 	case req.Group == discoveryv1.GroupName && req.Resource == "endpointslices":
-		return req.Namespace == "" || req.Namespace == "default"
+		return req.Namespace == "" || req.Namespace == "default" || x.forDNS()
 	}
 	return false
 }
@@ -73,6 +69,9 @@ func (x *exchange) rewrite(o store.Object, offline bool) (store.Object, bool, er
 		if meta.Labels[discoveryv1.LabelServiceName] == apiService {
 			return typed(o, x.rewriteSlice)
 		}
+	}
+	if x.forDNS() && o.Group == discoveryv1.GroupName && o.Resource == "endpointslices" && o.Version == "v1" {
+		return x.rewriteClosed(o)
 	}
 	return o, false, nil
 }
@@ -152,71 +151,6 @@ func (x *exchange) rewriteEvent(e wire.Event, offline bool) (wire.Event, error) 
 		return e, err
 	}
 	return e, nil
-}
-
-// plainBody returns a body without its encoding.
-func plainBody(resp *http.Response) (io.Reader, error) {
-	switch encoding := resp.Header.Get("Content-Encoding"); encoding {
-	case "", "identity":
-		return resp.Body, nil
-	case "gzip":
-		return gzip.NewReader(resp.Body)
-	default:
-		return nil, fmt.Errorf("unknown encoding %q", encoding)
-	}
-}
-
-// rewriteList reads a list that passes, and writes it anew: where its members
-// change, so does its length, which comes first in protobuf.
-func (x *exchange) rewriteList(resp *http.Response, keep bool, objects int, quota int64) error {
-	if keep {
-		x.keepList(resp, objects, quota)
-	}
-	body, err := plainBody(resp)
-	if err != nil {
-		return err
-	}
-	var items []store.Object
-	var size int64
-	var kind string
-	reader, kind := sniffKind(resp.Header.Get("Content-Type"), body)
-	meta, err := wire.ReadList(resp.Header.Get("Content-Type"), reader, x.listKey(), maxObject, func(o store.Object) error {
-		if size += int64(len(o.Data)); size > maxRewrittenList {
-			return apierrors.NewRequestEntityTooLargeError("the list is too long for this node's hub")
-		}
-		o.Data = bytes.Clone(o.Data)
-		o, _, err := x.rewrite(o, false)
-		items, kind = append(items, o), o.Kind
-		return err
-	})
-	if err == nil {
-		_, err = io.Copy(io.Discard, reader) // to the end, so that it is kept
-	}
-	_ = resp.Body.Close()
-	if err != nil {
-		return err
-	}
-	media, err := wire.Negotiate(x.r, wire.BuiltIn(x.req.Group, x.req.Version), false)
-	if err != nil {
-		return err
-	}
-	resp.Header.Set("Content-Type", media.ContentType(false))
-	resp.Header.Del("Content-Length")
-	resp.Header.Del("Content-Encoding")
-	resp.ContentLength = -1
-	out, in := io.Pipe()
-	go func() {
-		in.CloseWithError(wire.WriteList(in, media, x.req.Group, x.req.Version, kind, meta, func(yield func(store.Object) error) error {
-			for _, o := range items {
-				if err := yield(o); err != nil {
-					return err
-				}
-			}
-			return nil
-		}))
-	}()
-	resp.Body = out
-	return nil
 }
 
 func (x *exchange) listKey() store.Key {

@@ -92,6 +92,8 @@ type Store interface {
 	Views(group, resource string) ([]store.View, error)
 	Document(name string) ([]byte, bool, error)
 	Apply(b *store.Batch, d store.Durability) error
+	// Raise notes a resourceVersion that a client is about to see.
+	Raise(rv uint64) error
 }
 
 // Views are the shared views of the cloud; *views.Views is one.
@@ -100,6 +102,8 @@ type Views interface {
 	Cover(q store.Query, allow func(store.View) bool) (store.View, bool)
 	Keep(ctx context.Context, q store.Query, kind string, node bool, rv uint64, items []store.Object) error
 	NewKeeper(q store.Query, kind string, node bool) *views.Keeper
+	// Saw takes an object that a client is about to see.
+	Saw(o store.Object, d store.Durability) error
 }
 
 // Writer takes the writes that a node must be able to make while the cloud is
@@ -134,6 +138,9 @@ type Options struct {
 	// node is always kept and not asked for.
 	Keep func(user, group, resource string) (objects int, bytes int64, ok bool)
 
+	// Closed takes endpoints out of closed Services for DNS. Default: nothing
+	// does.
+	Closed Closed
 	// NodeCA is the PEM of the authority of the hub's serving certificate.
 	NodeCA func() []byte
 	// HubURL is where the node's components find the hub; default
@@ -146,6 +153,7 @@ type Options struct {
 	HeaderDeadline time.Duration // for the answer to a kept read to begin; 4 s
 	StallDeadline  time.Duration // between two pieces of it; 10 s
 	WriteDeadline  time.Duration // for the answer to a write that could be taken here; 10 s
+	WriteStall     time.Duration // for a client to take a piece of an answer; 1 min
 	Limits         Limits
 
 	Registry prometheus.Registerer
@@ -162,6 +170,10 @@ type Handler struct {
 	continues *continues
 	documents *documents
 	link      *link
+	shelf     *shelf
+	recent    *recent
+	room      *room
+	pending   *pending
 }
 
 // New returns a Handler. Run must run beside it.
@@ -190,6 +202,7 @@ func New(o Options) (*Handler, error) {
 	setDefault(&o.HeaderDeadline, 4*time.Second)
 	setDefault(&o.StallDeadline, 10*time.Second)
 	setDefault(&o.WriteDeadline, 10*time.Second)
+	setDefault(&o.WriteStall, time.Minute)
 	o.Limits.setDefaults()
 	h := &Handler{Options: o}
 	h.limiter = newLimiter(o.Limits)
@@ -198,6 +211,10 @@ func New(o Options) (*Handler, error) {
 	h.continues = newContinues()
 	h.documents = newDocuments(o.Store, o.Now, o.Logger)
 	h.link = newLink(o.Upstream.Online)
+	h.shelf = newShelf()
+	h.recent = newRecent(time.Now)
+	h.room = newRoom(maxHeldLists)
+	h.pending = newPending()
 	return h, nil
 }
 
@@ -217,6 +234,8 @@ func (h *Handler) Run(ctx context.Context) {
 	for {
 		changes := h.Upstream.Changes()
 		h.link.current()
+		h.shelf.clear()
+		h.recent.forget()
 		select {
 		case <-ctx.Done():
 			return
@@ -240,7 +259,7 @@ type exchange struct {
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.Now()
-	x := &exchange{Handler: h, w: &recorder{ResponseWriter: w, http1: r.ProtoMajor < 2}, r: r, online: h.Upstream.Online(), began: time.Now(), source: sourceHub}
+	x := &exchange{Handler: h, w: &recorder{ResponseWriter: w, stall: h.WriteStall}, r: r, online: h.Upstream.Online(), began: time.Now(), source: sourceHub}
 	defer func() {
 		failure := recover()
 		if err, _ := failure.(error); failure != nil && !errors.Is(err, http.ErrAbortHandler) {
@@ -292,7 +311,7 @@ func (x *exchange) serve() {
 		return
 	}
 	defer done()
-	x.route()
+	x.closed(x.route)
 }
 
 func (x *exchange) route() {
@@ -335,10 +354,15 @@ func (x *exchange) kept() (objects int, bytes int64, ok bool) {
 }
 
 func (x *exchange) attributes() identity.Attributes {
-	return identity.Attributes{
+	at := identity.Attributes{
 		Verb: x.req.Verb, Group: x.req.Group, Version: x.req.Version, Resource: x.req.Resource,
 		Subresource: x.req.Subresource, Namespace: x.req.Namespace, Name: x.req.Name, Path: x.r.URL.Path,
 	}
+	switch x.req.Verb {
+	case "list", "watch":
+		at.LabelSelector, at.FieldSelector = x.req.Options.Label.String(), x.req.Options.Field.String()
+	}
+	return at
 }
 
 // fail answers with a Status.

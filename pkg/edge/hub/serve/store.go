@@ -21,6 +21,7 @@ func (x *exchange) fromStore() {
 	if !x.authorizedOffline() {
 		return
 	}
+	x.pending.wait(x.r.Context(), x.groupResource())
 	if x.req.Verb == "get" {
 		x.getStored()
 		return

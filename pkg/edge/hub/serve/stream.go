@@ -68,8 +68,7 @@ func (x *exchange) streamEvents(ctx context.Context, watcher *views.Watcher, med
 		}
 		_, err := x.w.Write(batch.Bytes())
 		batch = bytes.Buffer{} // an idle watch holds no memory
-		x.w.Flush()
-		return err == nil
+		return err == nil && x.w.FlushError() == nil
 	}
 	flush()
 	defer func() { flush() }()

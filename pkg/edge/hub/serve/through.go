@@ -14,7 +14,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"skerry.dev/skerry/pkg/edge/hub/shown"
 	"skerry.dev/skerry/pkg/edge/hub/upstream"
+	"skerry.dev/skerry/pkg/edge/store"
 )
 
 // buffers are what bodies are copied with.
@@ -39,6 +41,7 @@ type pass struct {
 	failed    func(error) // answers when there was no answer; default x.unanswered
 	buffered  bool        // the answer need not be flushed piece by piece
 	plain     bool        // the answer is read: it must not be compressed, and 1.37 compresses watches
+	packed    bool        // the answer is held: it had better be compressed
 }
 
 // through passes a request on, and its answer back, as they come.
@@ -70,6 +73,9 @@ func (x *exchange) pass(p pass) {
 			if p.plain {
 				pr.Out.Header.Set("Accept-Encoding", "identity")
 			}
+			if p.packed {
+				pr.Out.Header.Set("Accept-Encoding", "gzip")
+			}
 			if p.body != nil {
 				body := p.body
 				pr.Out.Body = io.NopCloser(bytes.NewReader(body))
@@ -82,6 +88,7 @@ func (x *exchange) pass(p pass) {
 			x.source = sourceCloud
 			resp.Header.Del(HeaderSource)
 			resp.Header.Del(HeaderAge)
+			x.noteShown(resp)
 			if p.modify != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 				return p.modify(resp)
 			}
@@ -92,6 +99,10 @@ func (x *exchange) pass(p pass) {
 			if x.r.Context().Err() != nil {
 				panic(http.ErrAbortHandler) // nobody waits for an answer
 			}
+			if errors.As(err, &unusable{}) {
+				x.noAnswer(err)
+				return
+			}
 			p.failed(err)
 		},
 	}
@@ -99,6 +110,28 @@ func (x *exchange) pass(p pass) {
 		proxy.FlushInterval = 0
 	}
 	proxy.ServeHTTP(x.w, x.r)
+}
+
+// noteShown sees to it that the store knows, before the client does, how far the
+// cloud is: what is written here during an outage counts on from there. Answers
+// that say nothing (the lease of ten seconds ago) cost a comparison.
+func (x *exchange) noteShown(resp *http.Response) {
+	if !x.req.IsResource || resp.Body == nil || resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return
+	}
+	if x.req.Subresource == "log" || x.req.Subresource == "proxy" {
+		return // not the API's own
+	}
+	key := x.req.Key()
+	resp.Body = shown.Reader(resp.Body, shown.Answer{
+		ContentType: resp.Header.Get("Content-Type"), Encoding: resp.Header.Get("Content-Encoding"),
+		Watch: x.req.Verb == "watch", List: x.req.Verb == "list" || x.req.Verb == "deletecollection",
+		Key: store.Key{Group: key.Group, Version: key.Version, Resource: key.Resource},
+	}, func(rv uint64) {
+		if err := x.Store.Raise(rv); err != nil {
+			x.Logger.Warn("how far the cloud is could not be kept", "resourceVersion", rv, "err", err)
+		}
+	})
 }
 
 // bearerProtocol is how a browser sends a token with a websocket.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -37,17 +39,16 @@ func (x *exchange) write() {
 
 // keepsWritten says that the answer to a write of the node tells what the store
 // should know: without that, a "not found" that was kept would outlive the
-// creation of the object. Pods and what changes all the time are followed by
-// watches, or of no use later.
+// creation of the object. Events are of no use later.
 func (x *exchange) keepsWritten() bool {
 	if !x.caller.Node || dryRun(x.r) || (x.req.Subresource != "" && x.req.Subresource != "status") {
 		return false
 	}
 	switch x.req.Group + "/" + x.req.Resource {
-	case "/pods", "/events", "events.k8s.io/events":
+	case "/events", "events.k8s.io/events":
 		return false
-	case "/nodes":
-		return x.req.Subresource == ""
+	case "/pods":
+		return x.req.Subresource == "status"
 	}
 	switch x.req.Verb {
 	case "create", "update", "patch", "delete":
@@ -89,6 +90,10 @@ func (x *exchange) keepWritten(resp *http.Response) error {
 		x.Logger.Debug("the answer to a write cannot be kept", "path", x.r.URL.Path, "err", err)
 		return nil
 	}
+	if x.req.Group == "" && (x.req.Resource == "pods" || x.req.Resource == "nodes" && x.req.Subresource == "status") {
+		x.keepStatus(object)
+		return nil
+	}
 	if x.req.Resource == "leases" {
 		// Renewed every few seconds; that it exists is what matters.
 		if _, ok, err := x.Store.Get(object.Key); ok && err == nil {
@@ -98,6 +103,38 @@ func (x *exchange) keepWritten(resp *http.Response) error {
 	named.Name = object.Name
 	x.keep(named.Query(), object.Kind, object.ResourceVersion, []store.Object{object})
 	return nil
+}
+
+// keepStatus keeps what the cloud made of a status, though a watch will tell it,
+// too: what the kubelet has been answered it does not say again. That a pod is
+// over must outlive a power cut of this moment, or it would run once more.
+func (x *exchange) keepStatus(object store.Object) {
+	durability := store.Soon
+	if x.req.Resource == "pods" {
+		if typed, err := wire.Typed(object); err == nil {
+			if pod, ok := typed.(*corev1.Pod); ok && isOver(pod) {
+				durability = store.Durable
+			}
+		}
+	}
+	if err := x.Views.Saw(object, durability); err != nil {
+		x.Logger.Warn("a status that the cloud has could not be kept", "path", x.r.URL.Path, "err", err)
+	}
+}
+
+// isOver says that a pod has ended, or one of its containers for good.
+func isOver(pod *corev1.Pod) bool {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return true
+	}
+	if pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || pod.Spec.RestartPolicy == "" {
+		return false
+	}
+	ended := func(s corev1.ContainerStatus) bool {
+		t := s.State.Terminated
+		return t != nil && (t.ExitCode == 0 || pod.Spec.RestartPolicy == corev1.RestartPolicyNever)
+	}
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, ended) || slices.ContainsFunc(pod.Status.InitContainerStatuses, ended)
 }
 
 func isTokenRequest(req *wire.Request) bool {

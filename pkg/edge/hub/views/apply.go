@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/watch"
@@ -92,10 +93,30 @@ func (v *view) apply(ctx context.Context, events []wire.Event) error {
 	}
 	for _, e := range out {
 		delete(v.localShown, e.cur.Key)
+		delete(v.ahead, e.cur.Key)
 		v.deliver(e, false)
 	}
 	v.notify()
 	return nil
+}
+
+// goneByName makes the kept GET of an object that is gone say so, if nobody
+// follows it: it would be found for ever. A view with a selector does not know
+// whether an object is gone or has changed, but for the one of a node's pods, who
+// never leave it alive.
+func (v *view) goneByName(b *store.Batch, k store.Key, rv uint64) {
+	byNode := v.q.Group == "" && v.q.Resource == "pods" && strings.HasPrefix(v.q.FieldSelector, "spec.nodeName=") && !strings.Contains(v.q.FieldSelector, ",")
+	if v.q.LabelSelector != "" || v.q.FieldSelector != "" && !byNode {
+		return
+	}
+	q := store.Query{Group: k.Group, Version: k.Version, Resource: k.Resource, Namespace: k.Namespace, FieldSelector: "metadata.name=" + k.Name}
+	s, ok, err := v.vs.st.View(q)
+	if err != nil || !ok || v.vs.lookup(q) != nil || s.ResourceVersion > rv {
+		return
+	}
+	s.ResourceVersion, s.Synced = rv, time.Now()
+	b.SetView(s)
+	b.Leave(q, k)
 }
 
 // current says whether what the cloud sent may still be written: once the link is
@@ -139,14 +160,15 @@ func (v *view) change(kind watch.EventType, o store.Object, within map[store.Key
 		e.cur = &o
 		return e, func(b *store.Batch) {
 			b.Leave(v.q, key)
+			v.goneByName(b, key, o.ResourceVersion)
 		}, true
 	}
 	shown := v.vs.rebase(o)
 	e.cur = &shown
 	if stored != nil {
-		v.vs.noteFormer(stored, o.UID)
+		v.vs.noteFormer(stored, &o)
 	}
-	newer := stored != nil && stored.ResourceVersion > o.ResourceVersion && !v.vs.isLocal(key, stored.ResourceVersion)
+	newer := stored != nil && stored.ResourceVersion > o.ResourceVersion && !v.vs.outlived(stored.ResourceVersion) && !v.vs.isLocal(key, stored.ResourceVersion)
 	return e, func(b *store.Batch) {
 		if !newer {
 			b.Put(shown)

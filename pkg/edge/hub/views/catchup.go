@@ -3,7 +3,6 @@ package views
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,10 +19,6 @@ import (
 // Do sends a request with the node's identity; upstream.Upstream.Do is one.
 type Do func(ctx context.Context, method, path string, query url.Values, contentType, accept string, body []byte) (*http.Response, error)
 
-// ErrRestored means that the cloud's revision is so far behind what was shown
-// that renewals cannot make up for it: the cloud has been restored from a backup.
-var ErrRestored = errors.New("the cloud's revision went back")
-
 const (
 	// maxBehind bounds how many revisions are made up for.
 	maxBehind = 10_000
@@ -37,8 +32,9 @@ const (
 // that any client of this node has seen: it reads the current one and, while it
 // is behind, renews the node's own Lease, which costs one revision each. So no
 // client sees resourceVersions go back after an outage. It returns the cloud's
-// revision, and ErrRestored if that is more than 10,000 behind.
-func CatchUp(ctx context.Context, do Do, nodeName string, shown uint64) (revision uint64, err error) {
+// revision, and ErrRestored if that is more than 10,000 behind, or behind cloud,
+// the highest one that is known to be the cloud's.
+func CatchUp(ctx context.Context, do Do, nodeName string, shown, cloud uint64) (revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for turn := 0; ; turn++ {
@@ -46,10 +42,10 @@ func CatchUp(ctx context.Context, do Do, nodeName string, shown uint64) (revisio
 			return 0, fmt.Errorf("reading the cloud's revision: %w", err)
 		}
 		switch {
+		case revision < cloud, revision < shown && shown-revision > maxBehind:
+			return revision, &RestoredError{Revision: revision, Shown: max(shown, cloud)}
 		case revision > shown:
 			return revision, nil
-		case shown-revision > maxBehind:
-			return revision, fmt.Errorf("%w: it is %d, and clients of this node have seen %d", ErrRestored, revision, shown)
 		case turn >= 10:
 			return revision, fmt.Errorf("the cloud's revision stays at %d, and clients of this node have seen %d", revision, shown)
 		}

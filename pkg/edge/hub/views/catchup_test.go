@@ -17,18 +17,19 @@ import (
 // TestCatchUp runs against a server that counts renewals, at most ten at once.
 func TestCatchUp(t *testing.T) {
 	for _, tc := range []struct {
-		name         string
-		cloud, shown uint64
-		missing      bool // the lease
-		forbidden    bool
-		renewals     int
-		err          error
-		fails        bool
+		name                string
+		cloud, shown, known uint64
+		missing             bool // the lease
+		forbidden           bool
+		renewals            int
+		err                 error
+		fails               bool
 	}{
 		{name: "ahead already", cloud: 500, shown: 400},
 		{name: "equal", cloud: 400, shown: 400, renewals: 1},
 		{name: "behind", cloud: 300, shown: 400, renewals: 101},
 		{name: "restored from a backup", cloud: 100, shown: 20_000, err: ErrRestored},
+		{name: "restored a moment ago", cloud: 300, shown: 400, known: 301, err: ErrRestored},
 		{name: "no lease", cloud: 300, shown: 400, missing: true, renewals: 101},
 		{name: "leases are refused", cloud: 300, shown: 400, forbidden: true, fails: true},
 	} {
@@ -76,7 +77,7 @@ func TestCatchUp(t *testing.T) {
 				req.Header.Set("Content-Type", contentType)
 				return srv.Client().Do(req)
 			}
-			got, err := CatchUp(within(t), do, "n1", tc.shown)
+			got, err := CatchUp(within(t), do, "n1", tc.shown, tc.known)
 			switch {
 			case tc.err != nil:
 				if !errors.Is(err, tc.err) {

@@ -83,6 +83,7 @@ func (v *view) follow(ctx context.Context) {
 			select {
 			case <-t.C:
 			case <-ctx.Done():
+			case <-v.kick: // somebody needs it now
 			case <-g.ctx.Done(): // and begin at once when the link is back
 				wait.reset()
 			}
@@ -103,6 +104,9 @@ func (v *view) turn(ctx context.Context, c credential) (progress bool, err error
 			v.vs.m.relists.WithLabelValues(v.resource()).Inc()
 		}
 		return false, v.list(ctx, c)
+	}
+	if err := v.sameHistory(ctx, c); err != nil {
+		return false, err
 	}
 	return v.watch(ctx, c)
 }
@@ -125,6 +129,7 @@ func (v *view) judge(ctx context.Context, g *gate, c credential, err error, wait
 		return 0, false
 	case !errors.As(err, &api):
 		v.log.Debug("following the cloud", "error", err)
+		v.brokeAt = time.Now()
 		return wait.next(), false
 	}
 	status := api.Status()

@@ -29,15 +29,17 @@ type intake struct {
 	localShown map[store.Key]uint64
 	restored   bool                 // the cloud's revisions went back
 	have       map[store.Key]uint64 // members that the list has not shown yet
-	staging    store.Query          // where new members wait; the zero query if fresh
+	staging    store.Query          // where new members wait; the zero query if there is nothing to spoil
 	staged     bool
 
 	pending []change
 	bytes   int
 	changes []change
-	ahead   []store.Object     // the stored copy of which is newer
-	covered map[store.Key]bool // listed, and unwritten until then
-	failed  error              // the store took nothing any more
+	ahead   []store.Object       // the stored copy of which is newer
+	loaded  map[store.Key]uint64 // view.ahead
+	doubt   bool                 // whether watchers know the same object is not known
+	covered map[store.Key]bool   // listed, and unwritten until then
+	failed  error                // the store took nothing any more
 }
 
 // change is an object that the list changes.
@@ -63,6 +65,8 @@ var stagingNumber atomic.Uint64
 
 func (vs *Views) newIntake(v *view, q store.Query, kind string, node bool) (*intake, error) {
 	in := &intake{vs: vs, v: v, q: q, kind: kind, node: node, covered: map[store.Key]bool{}}
+	vs.keepMu.Lock() // from here on v is followed, and its stored members are its own
+	defer vs.keepMu.Unlock()
 	old, ok, err := vs.st.View(q)
 	if err != nil {
 		return nil, fmt.Errorf("reading the view %s: %w", q, err)
@@ -84,7 +88,7 @@ func (vs *Views) newIntake(v *view, q store.Query, kind string, node bool) (*int
 		in.announce = v.complete && !in.broken
 		v.mu.Unlock()
 	}
-	if !in.fresh {
+	if !in.fresh || v == nil {
 		in.staging = q
 		in.staging.LabelSelector = stagingMark + strconv.FormatUint(stagingNumber.Add(1), 10)
 	}
@@ -214,13 +218,12 @@ func (in *intake) flush() error {
 	defer in.vs.writeMu.Unlock()
 	b := &store.Batch{}
 	to := in.q
-	switch {
-	case in.fresh:
+	if in.staging == (store.Query{}) {
 		if in.broken && len(in.changes) == 0 {
 			b.DeleteView(in.q)
 		}
 		b.SetView(store.View{Query: in.q, Kind: in.kind, Node: in.node})
-	default:
+	} else {
 		// Nothing new may be shown before the list is whole.
 		in.staged, to = true, in.staging
 		b.SetView(store.View{Query: in.staging, Kind: in.kind})
@@ -231,13 +234,14 @@ func (in *intake) flush() error {
 		if ok = ok && err == nil; ok && c.kind != watch.Added {
 			in.vs.preserve(in.v, c.kind, c.key, &prev)
 			if in.announce && !c.silent {
-				c.former = in.formerOf(&prev, c.object.UID)
+				former, doubt := in.v.formerOf(&prev, c.object.UID)
+				c.former, in.doubt = former, in.doubt || doubt
 			}
 		}
 		if ok {
-			in.vs.noteFormer(&prev, c.object.UID)
+			in.vs.noteFormer(&prev, c.object)
 		}
-		if ok && prev.ResourceVersion > c.rv && !in.restored && !in.vs.isLocal(c.key, prev.ResourceVersion) {
+		if ok && prev.ResourceVersion > c.rv && !in.restored && !in.vs.outlived(prev.ResourceVersion) && !in.vs.isLocal(c.key, prev.ResourceVersion) {
 			in.ahead = append(in.ahead, *c.object)
 		} else {
 			*c.object = in.vs.rebase(*c.object)
@@ -275,15 +279,43 @@ func (in *intake) flush() error {
 }
 
 // formerOf returns the object of the same name that watchers know, if it is
-// another one than the one with uid: the view's mu is held.
-func (in *intake) formerOf(stored *store.Object, uid string) *store.Object {
-	if stored.UID != uid {
-		return stored
+// another one than the one with uid. doubt says that this cannot be known: the
+// stored state is one that watchers have not seen, with no trace of what was
+// before. The view's mu and writeMu are held.
+func (v *view) formerOf(stored *store.Object, uid string) (former *store.Object, doubt bool) {
+	known := stored
+	if !v.showed(stored) {
+		// Another view stored it, or it was changed here before a restart.
+		if old := v.vs.replaced(stored.Key, v.rv, v.showed); old != nil {
+			known = old
+		} else {
+			rv, ahead := v.ahead[stored.Key]
+			doubt = v.vs.forgot || ahead && rv == stored.ResourceVersion
+		}
 	}
-	if old, ok := in.vs.former[stored.Key]; ok && old.UID != uid && !in.v.showed(stored) {
-		return &old // another view stored the new one already
+	if known.UID == uid {
+		return nil, doubt
 	}
-	return nil
+	return known, doubt
+}
+
+// replaced returns the object that a view at rv has shown and has not heard to be
+// replaced, if there is one: writeMu is held.
+func (vs *Views) replaced(k store.Key, rv uint64, showed func(*store.Object) bool) (newest *store.Object) {
+	for i := range vs.former[k] {
+		f := &vs.former[k][i]
+		if f.by > rv && showed(&f.object) && (newest == nil || f.object.ResourceVersion > newest.ResourceVersion) {
+			newest = &f.object
+		}
+	}
+	return newest
+}
+
+// former is an object that was replaced by another one of the same name, which
+// came into being at the resourceVersion by, or before.
+type former struct {
+	object store.Object
+	by     uint64
 }
 
 // maxFormer bounds how many replaced objects are remembered.
@@ -291,14 +323,16 @@ const maxFormer = 256
 
 // noteFormer remembers an object that is replaced by another one of the same
 // name: other views have it, too, and have yet to tell. writeMu is held.
-func (vs *Views) noteFormer(stored *store.Object, uid string) {
-	if stored.UID == uid {
+func (vs *Views) noteFormer(stored, by *store.Object) {
+	if stored.UID == by.UID {
 		return
 	}
-	if len(vs.former) >= maxFormer {
-		clear(vs.former) // those views tell a change instead
+	if vs.formers >= maxFormer {
+		clear(vs.former)
+		vs.formers, vs.forgot = 0, true
 	}
-	vs.former[stored.Key] = *stored
+	vs.former[stored.Key] = append(vs.former[stored.Key], former{*stored, by.ResourceVersion})
+	vs.formers++
 }
 
 // settle decides about stored copies that are newer than the list: if its
@@ -309,7 +343,7 @@ func (in *intake) settle(revision uint64) error {
 	b := &store.Batch{}
 	for _, o := range in.ahead {
 		stored, ok, err := in.vs.st.Get(o.Key)
-		if err == nil && ok && stored.ResourceVersion > revision && !in.restored {
+		if err == nil && ok && stored.ResourceVersion > revision && !in.restored && !in.vs.outlived(stored.ResourceVersion) {
 			continue
 		}
 		b.Put(in.vs.rebase(o))
@@ -339,7 +373,7 @@ func (in *intake) abort() {
 // is one. It returns who is gone.
 func (in *intake) conclude(b *store.Batch) (gone []store.Key) {
 	for _, c := range in.changes {
-		if c.kind == watch.Added && !in.fresh {
+		if c.kind == watch.Added && in.staged {
 			b.Join(in.q, c.key)
 		}
 	}

@@ -12,23 +12,41 @@ import (
 // store. Not safe for concurrent use.
 type Keeper struct {
 	vs    *Views
+	v     *view                // that follows the query: the list is compared with it
+	list  map[store.Key]uint64 // then
 	in    *intake
 	old   store.View
 	count int
 }
 
 // NewKeeper is Keep for a list that is too long to hold: Add each item, then Done
-// or Abort. It is nil if the answer need not be kept: a followed view has it. node
-// says that the answer was given to the node's identity.
+// or Abort. If the query is followed, what is kept is that the view has got as far
+// as the list. It is nil if the list cannot be kept. node says that the answer was
+// given to the node's identity.
 func (vs *Views) NewKeeper(q store.Query, kind string, node bool) *Keeper {
 	vs.ask(q)
-	if isStaging(q) || vs.has(q, node) {
+	if isStaging(q) {
 		return nil
 	}
+	if v := vs.lookup(q); v != nil {
+		v.mu.Lock()
+		followed := v.following
+		v.mu.Unlock()
+		if followed {
+			return &Keeper{vs: vs, v: v, list: map[store.Key]uint64{}}
+		}
+	}
+	return vs.newKeeper(q, kind, node)
+}
+
+func (vs *Views) newKeeper(q store.Query, kind string, node bool) *Keeper {
 	old, _, err := vs.st.View(q)
 	if err != nil {
 		vs.log.Error("keeping an answer", "view", q.String(), "error", err)
 		return nil
+	}
+	if vs.outlived(old.ResourceVersion) {
+		old.ResourceVersion = 0
 	}
 	in, err := vs.newIntake(nil, q, kind, node)
 	if err != nil {
@@ -60,6 +78,10 @@ func (k *Keeper) Add(ctx context.Context, o store.Object) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if k.v != nil {
+		k.list[o.Key] = o.ResourceVersion
+		return nil
+	}
 	k.count++
 	return k.in.add(o)
 }
@@ -68,6 +90,9 @@ func (k *Keeper) Add(ctx context.Context, o store.Object) error {
 // answer had none (a single object, a 404). An answer that is older than the view
 // changes nothing.
 func (k *Keeper) Done(ctx context.Context, rv uint64) error {
+	if k.v != nil {
+		return k.v.prove(ctx, rv, k.list)
+	}
 	err := ctx.Err()
 	if err == nil {
 		err = k.in.flush()
@@ -93,32 +118,67 @@ func (k *Keeper) Done(ctx context.Context, rv uint64) error {
 		// When that happened is not known: no watch may resume across it.
 		view.ResourceVersion = 0
 	}
+	if k.in.broken {
+		b.DeleteView(view.Query)
+	}
 	b.SetView(view)
 	k.in.conclude(b)
 	b.SetRevision(view.ResourceVersion)
+	// The view may have come to be followed meanwhile, and two lists of one view
+	// must not be mixed.
+	k.vs.keepMu.Lock()
+	defer k.vs.keepMu.Unlock()
+	v := k.vs.lookup(k.in.q)
+	if v != nil {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.following {
+			k.in.abort()
+			return nil
+		}
+	}
 	if err := k.vs.st.Apply(b, store.Soon); err != nil {
 		k.in.abort()
 		return fmt.Errorf("keeping the answer to %s: %w", k.in.q, err)
 	}
-	// Somebody may hold the view while it is not followed.
-	if v := k.vs.lookup(k.in.q); v != nil {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if !v.following {
-			return v.load()
-		}
+	if v != nil { // somebody holds it
+		return v.load()
 	}
 	return nil
 }
 
 // Abort drops what was added.
-func (k *Keeper) Abort() { k.in.abort() }
+func (k *Keeper) Abort() {
+	if k.in != nil {
+		k.in.abort()
+	}
+}
 
 // Keep stores an answer to a GET or LIST that passed through the proxy: all its
 // items, or none (a 404 and an empty list are knowledge, too). node says that it
 // was given to the node's identity; rv is the list's, or 0.
 func (vs *Views) Keep(ctx context.Context, q store.Query, kind string, node bool, rv uint64, items []store.Object) error {
-	k := vs.NewKeeper(q, kind, node)
+	vs.ask(q)
+	if isStaging(q) {
+		return nil
+	}
+	v := vs.lookup(q)
+	if v != nil {
+		v.mu.Lock()
+		if !v.following {
+			v = nil
+		}
+		v.mu.Unlock()
+	}
+	if v != nil || vs.has(q, node) {
+		for _, o := range items {
+			if err := vs.Saw(o, store.Soon); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	k := vs.newKeeper(q, kind, node)
 	if k == nil {
 		return nil
 	}

@@ -2,6 +2,7 @@ package views
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
@@ -144,6 +145,8 @@ func history(t *testing.T, seed uint64, steps int) {
 			mu.Unlock()
 		case p < 91 && len(clients) < 14:
 			join()
+		case p < 94:
+			passes(t, c, n, rng)
 		default:
 			time.Sleep(time.Duration(rng.IntN(8)) * time.Millisecond)
 		}
@@ -187,6 +190,48 @@ func history(t *testing.T, seed uint64, steps int) {
 		lists += i.lists
 	}
 	t.Logf("%d clients, %d cuts, %d restarts, %d lists, %d changes of unknown objects, revision %d", len(clients), cuts, restarts, lists, anomalies, c.revision())
+}
+
+// passes lets an answer of the cloud pass by: one object, or a whole list, which
+// may find a followed view, a wider one, or none.
+func passes(t *testing.T, c *cloud, n *node, rng *rand.Rand) {
+	q := in([]string{"", "x", "y"}[rng.IntN(3)], []string{"", "app=a"}[rng.IntN(2)])
+	match := matchQuery(q)
+	var items []store.Object
+	c.mu.Lock()
+	rv := c.rev
+	for _, o := range c.live {
+		if !match(o) {
+			continue
+		}
+		body, err := json.Marshal(typed(o))
+		if err != nil {
+			t.Error(err)
+		}
+		item, err := wire.Decode("application/json", body, store.Key{Version: "v1", Resource: "configmaps"})
+		if err != nil {
+			t.Error(err)
+		}
+		items = append(items, item)
+	}
+	c.mu.Unlock()
+	if err := n.st.Raise(rv); err != nil {
+		t.Error(err)
+	}
+	if len(items) > 0 && rng.IntN(2) == 0 {
+		if err := n.vs.Saw(items[rng.IntN(len(items))], store.Soon); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	k := n.vs.NewKeeper(q, "ConfigMap", true)
+	for _, o := range items {
+		if err := k.Add(t.Context(), o); err != nil {
+			t.Error(err)
+		}
+	}
+	// That the view has not got as far is no error of the view.
+	_ = k.Done(t.Context(), rv)
 }
 
 func flat(labels map[string]string) []string {

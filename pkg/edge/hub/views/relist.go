@@ -44,6 +44,7 @@ func (v *view) list(ctx context.Context, c credential) error {
 		v.mu.Lock()
 		v.restored = true
 		v.mu.Unlock()
+		v.vs.newPeriod()
 		return nil
 	}
 	if err == nil {
@@ -94,7 +95,8 @@ func (v *view) present(in *intake, revision uint64) {
 	}
 	shown := v.shown()
 	in.before, in.localShown = v.rv, v.localShown
-	v.localShown = nil
+	in.loaded = v.ahead
+	v.localShown, v.ahead = nil, nil
 	v.kind, v.node, v.complete = first(v.kind, in.kind), v.node || in.node, true
 	v.rv, v.synced, v.relist, v.restored = revision, time.Now(), false, false
 	if in.restored || v.localRV <= revision {
@@ -104,6 +106,9 @@ func (v *view) present(in *intake, revision uint64) {
 	b := &store.Batch{}
 	v.describe(b)
 	gone := in.conclude(b)
+	for _, k := range gone {
+		v.goneByName(b, k, revision)
+	}
 	b.SetRevision(revision)
 	events := v.differences(in, gone, shown, revision)
 	err := in.failed
@@ -117,7 +122,7 @@ func (v *view) present(in *intake, revision uint64) {
 		v.keepUnwritten(in, gone, lost, err)
 	}
 	switch {
-	case in.restored || !in.announce || v.window.from > revision:
+	case in.restored || !in.announce || in.doubt || v.window.from > revision:
 		v.forgetEvents(revision)
 		for w := range v.watchers {
 			w.expire(revision)
@@ -210,6 +215,9 @@ func (v *view) differences(in *intake, gone []store.Key, shown, revision uint64)
 	for i, k := range gone {
 		prev := v.current(k)
 		v.vs.preserve(v, watch.Deleted, k, prev)
+		if prev != nil && in.announce {
+			prev = v.lastKnown(in, prev)
+		}
 		last := prev
 		if prev != nil && !in.watchersSaw(prev) {
 			prev = nil // not what watchers have seen
@@ -224,6 +232,22 @@ func (v *view) differences(in *intake, gone []store.Key, shown, revision uint64)
 		events = append(events, &event{kind: watch.Deleted, rv: rv, cur: v.tombstone(k, last, rv), prev: prev, until: until, at: now})
 	}
 	return events
+}
+
+// lastKnown is the object of that name which watchers know, of one that is gone
+// and was stored in another state.
+func (v *view) lastKnown(in *intake, stored *store.Object) *store.Object {
+	if in.watchersSaw(stored) {
+		return stored
+	}
+	v.vs.writeMu.Lock()
+	defer v.vs.writeMu.Unlock()
+	if old := v.vs.replaced(stored.Key, in.before, in.watchersSaw); old != nil {
+		return old
+	}
+	rv, ahead := in.loaded[stored.Key]
+	in.doubt = in.doubt || v.vs.forgot || ahead && rv == stored.ResourceVersion
+	return stored
 }
 
 // deleteFirst puts the deletion of an object before the event that adds another

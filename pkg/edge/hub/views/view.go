@@ -28,15 +28,18 @@ type view struct {
 	localRV  uint64 // the highest one made here that watchers have seen
 	// localShown are the local changes among what watchers have seen.
 	localShown map[store.Key]uint64
-	synced     time.Time
-	live       bool
-	relist     bool // the copy is not to be trusted
-	listing    bool
-	restored   bool // the cloud's revisions went back
-	gone       bool // out of the table
-	err        error
-	changed    chan struct{} // closed at the next change, if somebody waits
-	window     window
+	// ahead are the members that were stored in a state beyond the view when it
+	// was loaded: what they were before is not known.
+	ahead    map[store.Key]uint64
+	synced   time.Time
+	live     bool
+	relist   bool // the copy is not to be trusted
+	listing  bool
+	restored bool // the cloud's revisions went back
+	gone     bool // out of the table
+	err      error
+	changed  chan struct{} // closed at the next change, if somebody waits
+	window   window
 	// See suspect.
 	suspectFrom, suspectTo uint64
 	watchers               map[*Watcher]struct{}
@@ -52,6 +55,7 @@ type view struct {
 	wanted    bool // to be followed
 	following bool
 	stop      context.CancelFunc // of the following goroutine
+	brokeAt   time.Time          // the last stream, of the following goroutine alone
 	owner     string
 	users     int
 	idle      time.Time // since when nobody uses it
@@ -96,10 +100,17 @@ func (v *view) load() error {
 			v.relist = true
 			v.log.Warn("the stored view is damaged and will be listed again", "error", err)
 		}
-		v.localRV = 0
+		v.localRV, v.ahead = 0, nil
 		for k, rv := range versions {
-			if rv > v.rv && v.vs.isLocal(k, rv) {
+			switch {
+			case rv <= v.rv:
+			case v.vs.isLocal(k, rv):
 				v.localRV = max(v.localRV, rv)
+			default:
+				if v.ahead == nil {
+					v.ahead = map[store.Key]uint64{}
+				}
+				v.ahead[k] = rv
 			}
 		}
 	}

@@ -160,16 +160,24 @@ type Views struct {
 	mu      sync.Mutex
 	table   map[store.Query]*view
 	gate    *gate
+	changed chan struct{}        // a gate may be opened
 	up      bool                 // the link, as Upstream told it last
 	asked   map[store.Query]bool // since the last turn of forget
 	running context.Context      // of Run; nil before
+	checked time.Time            // see sameHistory
 	wg      sync.WaitGroup
 
 	// writeMu makes one of looking at a stored object and replacing it: views
 	// share objects, and one that is behind must not undo what another wrote.
 	// It may be taken under a view's mu.
 	writeMu sync.Mutex
-	former  map[store.Key]store.Object // see noteFormer
+	former  map[store.Key][]former // see noteFormer
+	formers int                    // how many they are
+	forgot  bool                   // some of them
+
+	// keepMu is held while a kept answer becomes a view, and while the follower
+	// of a view reads what it has. A view's mu may be taken under it.
+	keepMu sync.Mutex
 
 	// snapMu guards the open snapshots. It may be taken under a view's mu.
 	snapMu sync.Mutex
@@ -183,14 +191,6 @@ type Views struct {
 	localTop uint64
 }
 
-// gate is one period of the link: open between the moment when the cloud may be
-// presented and the loss of the link.
-type gate struct {
-	open   chan struct{} // closed when the cloud may be presented
-	ctx    context.Context
-	cancel context.CancelFunc // at the loss of the link
-}
-
 // New returns Views over a store. Nothing is followed before Run.
 func New(o Options) (*Views, error) {
 	if err := o.defaults(); err != nil {
@@ -198,9 +198,9 @@ func New(o Options) (*Views, error) {
 	}
 	vs := &Views{
 		o: o, st: o.Store, log: o.Logger.With("part", "views"),
-		table: map[store.Query]*view{}, asked: map[store.Query]bool{}, snaps: map[*Snapshot]struct{}{}, local: map[store.Key]uint64{}, former: map[store.Key]store.Object{},
+		table: map[store.Query]*view{}, asked: map[store.Query]bool{}, snaps: map[*Snapshot]struct{}{}, local: map[store.Key]uint64{}, former: map[store.Key][]former{},
 	}
-	vs.gate = newGate(context.Background())
+	vs.gate, vs.changed = newGate(context.Background()), make(chan struct{}, 1)
 	vs.localTop = vs.st.Revision()
 	err := vs.st.Entries(func(e store.Entry) error {
 		vs.local[e.Key] = 0 // which one is not known: any
@@ -216,11 +216,6 @@ func New(o Options) (*Views, error) {
 		return nil, err
 	}
 	return vs, nil
-}
-
-func newGate(parent context.Context) *gate {
-	ctx, cancel := context.WithCancel(parent)
-	return &gate{open: make(chan struct{}), ctx: ctx, cancel: cancel}
 }
 
 // Run follows the cloud until ctx ends, and returns when nothing runs any more.
@@ -241,14 +236,10 @@ func (vs *Views) Run(ctx context.Context) error {
 	}
 	vs.mu.Unlock()
 
-	changed := make(chan struct{}, 1)
 	vs.link(vs.o.Upstream.Online())
 	stop := vs.o.Upstream.Subscribe(func(now bool) {
 		vs.link(now)
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
+		vs.tryGate()
 	})
 	defer stop()
 	for _, v := range waiting {
@@ -262,111 +253,11 @@ func (vs *Views) Run(ctx context.Context) error {
 		defer vs.wg.Done()
 		vs.housekeeping(ctx)
 	}()
-	vs.gates(ctx, changed)
+	vs.gates(ctx)
 	cancel()
 	vs.wg.Wait()
 	vs.endAll()
 	return nil
-}
-
-// gates opens the gate after each reconnect, when BeforeLive agrees.
-func (vs *Views) gates(ctx context.Context, changed <-chan struct{}) {
-	var retry <-chan time.Time
-	wait := backoff{min: vs.o.RetryMin, max: vs.o.RetryMax}
-	for first := true; ; first = false {
-		if !first {
-			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
-				wait.reset()
-			case <-retry:
-			}
-		}
-		retry = nil
-		vs.mu.Lock()
-		up, g := vs.up, vs.gate
-		vs.mu.Unlock()
-		if !up || g.isOpen() || ctx.Err() != nil {
-			continue
-		}
-		err := vs.o.BeforeLive(g.ctx)
-		switch {
-		case g.ctx.Err() != nil:
-			continue
-		case errors.Is(err, ErrRestored):
-			vs.log.Warn("the cloud has been restored from a backup: all watches start over", "error", err)
-			vs.startOver()
-		case err != nil:
-			vs.log.Warn("the cloud is not presented yet", "error", err)
-			retry = time.After(wait.next())
-			continue
-		}
-		vs.reconnected()
-		close(g.open)
-	}
-}
-
-// reconnected is the moment before the cloud is presented again: if local changes
-// were shown meanwhile, its revision is beyond them now. Clients that were served
-// from a view which is not the one of their query list anew, in their own view: the
-// differences of one view lead nowhere in another.
-func (vs *Views) reconnected() {
-	top := vs.top()
-	for _, v := range vs.all() {
-		v.mu.Lock()
-		if top > v.suspectTo {
-			v.suspect(top)
-		}
-		for w := range v.watchers {
-			if w.borrowed {
-				w.expire(v.shown())
-			}
-		}
-		v.mu.Unlock()
-	}
-}
-
-func (g *gate) isOpen() bool {
-	select {
-	case <-g.open:
-		return g.ctx.Err() == nil
-	default:
-		return false
-	}
-}
-
-func (vs *Views) currentGate() *gate {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	return vs.gate
-}
-
-// link notes a change of the link. Losing it ends every upstream stream and makes
-// views wait for the next time; so a gate belongs to one period of the link.
-func (vs *Views) link(up bool) {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	if vs.up && !up {
-		vs.gate.cancel()
-		vs.gate = newGate(vs.running)
-	}
-	vs.up = up
-}
-
-func (vs *Views) isUp() bool {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	return vs.up
-}
-
-// startOver makes each view forget what it has shown: revisions went back.
-func (vs *Views) startOver() {
-	for _, v := range vs.all() {
-		v.mu.Lock()
-		v.restored = true
-		v.mu.Unlock()
-	}
 }
 
 func (vs *Views) all() []*view {

@@ -155,8 +155,8 @@ func (w *Watcher) begin(from uint64, exists bool, o wire.Options) error {
 		w.last = shown
 	default:
 		events, ok := v.window.since(from)
-		if w.borrowed && v.vs.isUp() || from > shown && from <= v.vs.top() || v.suspicious(from) {
-			ok = false
+		if w.borrowed && v.vs.isUp() || from > shown && (from <= v.vs.top() || v.vs.outlived(from)) || v.suspicious(from) {
+			ok = false // not the cloud's, or of before it was restored
 		}
 		if !ok {
 			w.expire(from)

@@ -71,6 +71,11 @@ type Listen struct {
 	// Health serves /healthz, /readyz, /livez and /metrics as plain HTTP.
 	// Default: 127.0.0.1:10271.
 	Health string `json:"health,omitempty"`
+	// Observer is where the node and the others of its site watch over each
+	// other, by UDP; all must have the same port. "none" switches that off: then
+	// this node is no witness, and others cannot tell that it is alive. Default:
+	// [::]:10274.
+	Observer string `json:"observer,omitempty"`
 	// Socket is a Unix socket that only root can use. Default:
 	// /run/skerry/agent.sock.
 	Socket string `json:"socket,omitempty"`
