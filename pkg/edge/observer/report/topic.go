@@ -158,8 +158,13 @@ func (r *Reporter) considerUnasked(now time.Time, n *Neighbour, t *topic) {
 	}
 	if n.State == detect.Alive {
 		t.answer = noAnswer
+		if !t.probing && !now.Before(t.again) {
+			if t.says != "" {
+				r.probe(n, t) // good news is not repeated, and may have been missed
+			}
+			t.again = now.Add(renewEvery)
+		}
 		t.say(now, sitev1.NeighbourKubeletDown, n.Since)
-		t.again = now.Add(renewEvery)
 		return
 	}
 	if !t.probing && !now.Before(t.again) {
