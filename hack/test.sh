@@ -22,7 +22,7 @@ step "end to end: init, join, reset"
 SUITE=install RUN='' hack/e2e.sh
 
 step "end to end: the hold, the rows that prove most"
-SUITE=hold RUN='TestHold/(skerry|pristine|drop-in)/(one-node-cut|site-cut|powered-off-and-declared-dead|no-site-label)$' hack/e2e.sh
+SUITE=hold RUN='TestHold/(skerry|pristine|drop-in)/(one-node-cut|site-cut|site-powered-off-and-one-declared-dead|no-site-label)$' hack/e2e.sh
 
 step "end to end: a node without its cloud"
 SUITE=offline RUN='TestOffline$/^(AgentKill9|CrashedContainerRestarts|JobFinishes|PowerCycle|ServicesAfterPowerCycle|Answers|SecurityOffline|AfterHeal|SecretsAtRest)$' hack/e2e.sh

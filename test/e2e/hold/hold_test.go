@@ -129,21 +129,29 @@ var rows = []row{
 		heal: healWest,
 	},
 	{
+		// The neighbour says that it is dead.
 		name: "powered-off", sites: []string{"west"}, nodes: west[:1],
-		fault: func(c *cluster) { c.Node("west-1").PowerOff() },
-		heal:  func(c *cluster) { c.Node("west-1").PowerOn() },
+		fault:        func(c *cluster) { c.Node("west-1").PowerOff() },
+		alwaysEvicts: true, within: time.Minute,
+		heal: func(c *cluster) { c.Node("west-1").PowerOn() },
 	},
 	{
-		name: "powered-off-and-declared-dead", sites: []string{"west"}, nodes: west[:1],
+		// Nobody is left to say so: the site may as well be cut off.
+		name: "site-powered-off", sites: []string{"west"}, nodes: west,
+		fault: func(c *cluster) { powerOff(c, west) },
+		heal:  func(c *cluster) { powerOn(c, west) },
+	},
+	{
+		name: "site-powered-off-and-one-declared-dead", sites: []string{"west"}, nodes: west[:1],
 		fault: func(c *cluster) {
-			c.Node("west-1").PowerOff()
-			c.WaitReady(time.Minute, corev1.ConditionUnknown, "west-1")
+			powerOff(c, west)
+			c.WaitReady(time.Minute, corev1.ConditionUnknown, west...)
 			c.declare("west-1", corev1.ConditionFalse)
 		},
 		alwaysEvicts: true, within: 15 * time.Second, // toleration, two passes, and the apps' own way to go
 		heal: func(c *cluster) {
 			c.declare("west-1", corev1.ConditionUnknown)
-			c.Node("west-1").PowerOn()
+			powerOn(c, west)
 		},
 	},
 	{
@@ -268,11 +276,23 @@ func (r row) run(c *cluster, evicts bool) sandbox.Counts {
 	r.heal(c)
 	c.WaitReady(3*time.Minute, corev1.ConditionTrue, r.nodes...)
 	c.waitForTaints(r.nodes)
-	if !evicts && !strings.HasPrefix(r.name, "powered-off") {
+	if !evicts && !strings.Contains(r.name, "powered-off") {
 		// A machine that lost its power has pods that start again; no other has.
 		record.MustBeHeld()
 	}
 	return counted
+}
+
+func powerOff(c *cluster, nodes []string) {
+	for _, n := range nodes {
+		c.Node(n).PowerOff()
+	}
+}
+
+func powerOn(c *cluster, nodes []string) {
+	for _, n := range nodes {
+		c.Node(n).PowerOn()
+	}
 }
 
 // cluster adds the words of this suite to those of all.

@@ -155,8 +155,13 @@ func (c *cluster) node(name string) *corev1.Node {
 
 // patch changes a Node as the administrator.
 func (c *cluster) patch(name, patch string, subresources ...string) error {
-	_, err := c.Kube().CoreV1().Nodes().Patch(c.Context(), name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, subresources...)
+	_, err := c.patched(name, patch, subresources...)
 	return err
+}
+
+// patched is a Node as an administrator's patch left it, whatever follows.
+func (c *cluster) patched(name, patch string, subresources ...string) (*corev1.Node, error) {
+	return c.Kube().CoreV1().Nodes().Patch(c.Context(), name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, subresources...)
 }
 
 // mustBeRefused fails the test unless the error is there and says all of this.
