@@ -3,7 +3,6 @@ package sandbox
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -216,12 +215,12 @@ func (s *Sandbox) waitReady(ctx context.Context, nodes int) error {
 		if ready < nodes {
 			return fmt.Errorf("%d of %d nodes are Ready: %w", ready, nodes, err)
 		}
-		dns, err := client.AppsV1().Deployments("kube-system").Get(ctx, "coredns", metav1.GetOptions{})
+		dns, err := client.AppsV1().DaemonSets("kube-system").Get(ctx, "coredns", metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		if dns.Status.AvailableReplicas == 0 {
-			return errors.New("no replica of CoreDNS is available")
+		if available := int(dns.Status.NumberAvailable); available < nodes {
+			return fmt.Errorf("CoreDNS is available on %d of %d nodes", available, nodes)
 		}
 		return nil
 	})

@@ -8,12 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/supervisor"
@@ -179,52 +179,39 @@ func (n *Node) AgentMetric(name string) float64 {
 	return sum
 }
 
-// HubConfig is how a program on the host speaks to the machine's hub, with the
-// credentials of a kubeconfig in the machine ("" is the kubelet's): connections
-// are made inside the machine's network.
-func (n *Node) HubConfig(kubeconfig string) *rest.Config {
+// HubConfig is how a program on the host speaks to the machine's hub, as the
+// components of its node do: connections are made in the machine's network.
+func (n *Node) HubConfig() *rest.Config {
 	n.s.t.Helper()
-	if kubeconfig == "" {
-		kubeconfig = "/etc/kubernetes/kubelet.conf"
+	read := func(name string) []byte { return []byte(n.ReadFile(filepath.Join(agentapi.PKIDir, name))) }
+	return &rest.Config{
+		Host:            "https://" + agentapi.HubAddress,
+		TLSClientConfig: rest.TLSClientConfig{CAData: read("node-ca.crt"), CertData: read("kubelet.crt"), KeyData: read("kubelet.key")},
+		Dial:            n.Connect,
+		QPS:             200,
+		Burst:           400,
 	}
-	config, err := clientcmd.RESTConfigFromKubeConfig([]byte(n.ReadFile(kubeconfig)))
-	n.s.must(err)
-	disk := n.Config().Disk()
-	if !config.Insecure {
-		for _, file := range []*string{&config.CAFile, &config.CertFile, &config.KeyFile, &config.BearerTokenFile} {
-			if *file != "" && !strings.HasPrefix(*file, disk) {
-				*file = disk + *file
-			}
-		}
-	}
-	config.Dial = n.dialInside
-	config.QPS, config.Burst = 200, 400
-	config.Timeout = 30 * time.Second
-	return config
 }
 
-// Hub is a client of the machine's hub, with the credentials of a kubeconfig in
-// the machine ("" is the kubelet's).
-func (n *Node) Hub(kubeconfig string) kubernetes.Interface {
+// Hub is a client of the machine's hub, with the kubelet's credentials.
+func (n *Node) Hub() kubernetes.Interface {
 	n.s.t.Helper()
-	client, err := kubernetes.NewForConfig(n.HubConfig(kubeconfig))
+	client, err := kubernetes.NewForConfig(n.HubConfig())
 	n.s.must(err)
 	return client
 }
 
-// dialInside opens a connection from the machine, to an address that needs no
-// name resolution.
-func (n *Node) dialInside(_ context.Context, network, address string) (net.Conn, error) {
-	c, err := n.s.box.Machine(n.m.Name)
-	if err != nil {
-		return nil, err
-	}
-	var connection net.Conn
-	err = c.InNetwork(func() error {
-		var err error
-		// Without a context to cancel, all of it happens on this thread.
-		connection, err = (&net.Dialer{Timeout: 5 * time.Second}).Dial(network, address)
+// connectTimeout bounds Connect: a busy host drops a packet now and then, and who
+// cannot wait has a context.
+const connectTimeout = 20 * time.Second
+
+// Connect opens a connection from the machine, to an address that needs no name
+// resolution.
+func (n *Node) Connect(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = n.Config().InNetwork(func() (err error) {
+		dialer := net.Dialer{Timeout: connectTimeout}
+		conn, err = dialer.DialContext(ctx, network, address)
 		return err
 	})
-	return connection, err
+	return conn, err
 }

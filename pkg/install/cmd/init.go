@@ -81,7 +81,7 @@ func NewInitCommand() *cobra.Command {
 		phases.NewMarkControlPlanePhase(),
 		phases.NewBootstrapTokenPhase(),
 		bootstrap.NewKubeletFinalizePhase(),
-		phases.NewAddonPhase(),
+		bootstrap.NewAddonPhase(),
 		bootstrap.NewCNIPhase(),
 		bootstrap.NewPoliciesPhase(),
 		bootstrap.NewHubPhase(),

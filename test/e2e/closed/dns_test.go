@@ -9,13 +9,8 @@ import (
 	"slices"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
-	"skerry.dev/api"
-	"skerry.dev/skerry/pkg/topology"
 	"skerry.dev/skerry/test/sandbox"
 )
 
@@ -35,7 +30,6 @@ spec: {clusterIP: None, selector: {app: web}}
 // site's pods of a closed headless Service; also without the cloud.
 func (s *subject) dns() {
 	s.Apply(headless)
-	s.nodeDNS()
 	for _, n := range s.siteNodes() {
 		s.names(n, "db", "web-"+siteOf(n))
 		s.names(n, "everywhere", "web-west", "web-east", "web-cloud")
@@ -57,39 +51,6 @@ func (s *subject) dns() {
 }
 
 func siteOf(n *sandbox.Node) string { return n.Name()[:4] } // west, east
-
-// nodeDNS runs the cluster's CoreDNS on each node of a site, and closes its
-// Service so that each node asks its own.
-func (s *subject) nodeDNS() {
-	s.t.Helper()
-	apps := s.Kube().AppsV1()
-	deployment, err := apps.Deployments("kube-system").Get(s.Context(), "coredns", metav1.GetOptions{})
-	s.must(err)
-	set := &appsv1.DaemonSet{
-		ObjectMeta: metav1.ObjectMeta{Name: "coredns-node", Namespace: "kube-system"},
-		Spec:       appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"skerry.dev/dns": "node"}}, Template: *deployment.Spec.Template.DeepCopy()},
-	}
-	set.Spec.Template.Labels["skerry.dev/dns"] = "node"
-	spec := &set.Spec.Template.Spec
-	spec.NodeSelector = nil
-	spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-	spec.TopologySpreadConstraints = nil
-	spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: api.SiteLabel, Operator: corev1.NodeSelectorOpExists}}}},
-	}}}
-	_, err = apps.DaemonSets("kube-system").Create(s.Context(), set, metav1.CreateOptions{})
-	s.must(err)
-	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:"[\"kubernetes.io/hostname\"]"}}}`, topology.Annotation)
-	_, err = s.Kube().CoreV1().Services("kube-system").Patch(s.Context(), "kube-dns", types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-	s.must(err)
-	s.Eventually(3*time.Minute, "CoreDNS runs on each node of a site", func() error {
-		now, err := apps.DaemonSets("kube-system").Get(s.Context(), set.Name, metav1.GetOptions{})
-		if err == nil && (now.Status.NumberReady != 3 || now.Status.DesiredNumberScheduled != 3) {
-			err = fmt.Errorf("%d of %d are ready", now.Status.NumberReady, now.Status.DesiredNumberScheduled)
-		}
-		return err
-	})
-}
 
 // names waits until a node's DNS names exactly these pods.
 func (s *subject) names(n *sandbox.Node, service string, what ...string) {

@@ -380,14 +380,10 @@ func (s *subject) askOnce(n *sandbox.Node, network, address string) (string, err
 	return body, nil
 }
 
-func (s *subject) dial(n *sandbox.Node, network, address string) (conn net.Conn, err error) {
+func (s *subject) dial(n *sandbox.Node, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), 3*time.Second)
 	defer cancel()
-	err = n.Config().InNetwork(func() (err error) {
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
-		return err
-	})
-	return conn, err
+	return n.Connect(ctx, network, address)
 }
 
 // onlyOwn insists that all requests were answered, by the own site.

@@ -66,7 +66,7 @@ func (s *subject) answers(n *vocabulary.Node, address string, requests int) map[
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dialOn(ctx, n, network, address)
+			return n.Connect(ctx, network, address)
 		},
 	}}
 	var mu sync.Mutex
@@ -89,16 +89,6 @@ func (s *subject) answers(n *vocabulary.Node, address string, requests int) map[
 	close(next)
 	group.Wait()
 	return counts
-}
-
-// dialOn opens a connection from a machine.
-func dialOn(ctx context.Context, n *vocabulary.Node, network, address string) (conn net.Conn, err error) {
-	err = n.Config().InNetwork(func() (err error) {
-		dialer := net.Dialer{Timeout: 20 * time.Second} // a busy host drops a packet now and then
-		conn, err = dialer.DialContext(ctx, network, address)
-		return err
-	})
-	return conn, err
 }
 
 // linkBytes is what an uplink has carried, both ways.

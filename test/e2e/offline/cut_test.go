@@ -11,9 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,7 +26,6 @@ import (
 
 	"skerry.dev/skerry/pkg/agentapi"
 	"skerry.dev/skerry/pkg/sandbox/weaklink"
-	"skerry.dev/skerry/test/sandbox"
 )
 
 const (
@@ -87,7 +84,7 @@ func (s *subject) makeBulk() {
 	}
 	s.Eventually(time.Minute, "the hubs have the Services", func() error {
 		for _, node := range s.site.Nodes() {
-			n, err := keptServices(ctx, hubClient(s, node))
+			n, err := keptServices(ctx, node.Hub())
 			if err != nil {
 				return fmt.Errorf("asking %s: %w", node.Name(), err)
 			}
@@ -97,28 +94,6 @@ func (s *subject) makeBulk() {
 		}
 		return nil
 	})
-}
-
-// hubConfig is how the components of a node speak to its hub.
-func hubConfig(s *subject, node *sandbox.Node) *rest.Config {
-	s.t.Helper()
-	read := func(name string) []byte { return []byte(node.Exec("cat", filepath.Join(agentapi.PKIDir, name))) }
-	return &rest.Config{
-		Host:            "https://" + agentapi.HubAddress,
-		TLSClientConfig: rest.TLSClientConfig{CAData: read("node-ca.crt"), CertData: read("kubelet.crt"), KeyData: read("kubelet.key")},
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dialOn(ctx, node, network, address)
-		},
-	}
-}
-
-func hubClient(s *subject, node *sandbox.Node) kubernetes.Interface {
-	s.t.Helper()
-	client, err := kubernetes.NewForConfig(hubConfig(s, node))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return client
 }
 
 // keptServices counts the Services that the hub answers without the cloud.
@@ -153,7 +128,7 @@ type ending struct {
 // open sends a request and reads its answer in the background.
 func (s *subject) open(what, path, token string, http2 bool) *stream {
 	s.t.Helper()
-	config := hubConfig(s, s.node)
+	config := s.node.HubConfig()
 	if token != "" {
 		config.CertData, config.KeyData = nil, nil
 	}
@@ -161,7 +136,7 @@ func (s *subject) open(what, path, token string, http2 bool) *stream {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: secure, DialContext: s.dial, DisableCompression: true, ForceAttemptHTTP2: http2}
+	transport := &http.Transport{TLSClientConfig: secure, DialContext: s.node.Connect, DisableCompression: true, ForceAttemptHTTP2: http2}
 	s.t.Cleanup(transport.CloseIdleConnections)
 	ctx, cancel := context.WithCancel(s.Context())
 	s.t.Cleanup(cancel)
@@ -218,7 +193,7 @@ func (s *subject) cutInTheMiddle() {
 		s.t.Fatal(err)
 	}
 	token := request.Status.Token
-	hub := hubClient(s, s.node).CoreV1().Services(bulk)
+	hub := s.node.Hub().CoreV1().Services(bulk)
 	list, err := hub.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		s.t.Fatal(err)
@@ -265,7 +240,7 @@ func (s *subject) cutInTheMiddle() {
 		}
 	}
 	s.node.WaitAgent(time.Minute, false)
-	if n, err := keptServices(ctx, hubClient(s, s.node)); err != nil || n != bulkCount {
+	if n, err := keptServices(ctx, s.node.Hub()); err != nil || n != bulkCount {
 		s.t.Errorf("offline the hub has %d of %d Services: %v", n, bulkCount, err)
 	}
 
@@ -305,7 +280,7 @@ func (s *subject) changeArrives(live watch.Interface) error {
 				}
 				s.Step("the watch of what is kept went on for %d events, then sent its client back to the list: %v", count-1, err)
 				s.Eventually(10*time.Second, "the list of what is kept has the change", func() error {
-					service, err := hubClient(s, s.node).CoreV1().Services(bulk).List(s.Context(), metav1.ListOptions{ResourceVersion: "0", LabelSelector: "after=heal"})
+					service, err := s.node.Hub().CoreV1().Services(bulk).List(s.Context(), metav1.ListOptions{ResourceVersion: "0", LabelSelector: "after=heal"})
 					if err == nil && len(service.Items) != 1 {
 						err = fmt.Errorf("%d objects have it", len(service.Items))
 					}

@@ -3,11 +3,9 @@
 package offline
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -304,7 +302,7 @@ func (s *subject) serviceIP(name string) string {
 
 // get asks a web server from the node's own network.
 func (s *subject) get(url string) error {
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: s.dial}}
+	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: s.node.Connect}}
 	answer, err := client.Get(url)
 	if err != nil {
 		return err
@@ -318,20 +316,6 @@ func (s *subject) get(url string) error {
 }
 
 // dial opens a connection from the node.
-func (s *subject) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	return dialOn(ctx, s.node, network, address)
-}
-
-func dialOn(ctx context.Context, node *sandbox.Node, network, address string) (net.Conn, error) {
-	var conn net.Conn
-	err := node.Config().InNetwork(func() (err error) {
-		dialer := net.Dialer{Timeout: 3 * time.Second}
-		conn, err = dialer.DialContext(ctx, network, address)
-		return err
-	})
-	return conn, err
-}
-
 // answers asks the hub what an operator on the site would.
 func (s *subject) answers() {
 	s.t.Helper()

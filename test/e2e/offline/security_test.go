@@ -211,7 +211,7 @@ func (s *subject) ask(ca *x509.CertPool, address string, test attempt, way form)
 		config.Certificates = []tls.Certificate{*test.cert}
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return test.cert, nil }
 	}
-	client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DialContext: s.dial, DisableKeepAlives: true},
+	client := &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DialContext: s.node.Connect, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	request, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "https://"+address+way.path, nil)
 	if err != nil {
