@@ -124,7 +124,8 @@ func (s *subject) lastEndpointGone() {
 	// From another machine: an attempt that a machine makes at its own address and
 	// its own rules refuse stays in its connection table, unanswered, for two
 	// minutes, with or without Skerry, and a later one from that port goes its way.
-	s.refused(s.ControlPlane(), s.nodePort(n, "web"))
+	// To other machines the kernel says that it refuses once a second.
+	s.refusedWithin(s.ControlPlane(), s.nodePort(n, "web"), 5, 1500*time.Millisecond)
 	if seen := s.ask(n, "udp", s.service("web"), 50); seen.own+seen.foreign != 0 {
 		s.t.Errorf("UDP: %s", seen)
 	}

@@ -410,7 +410,11 @@ func (s *subject) onlyFrom(n *sandbox.Node, what string, times int) {
 // a second later.
 func (s *subject) refused(n *sandbox.Node, address string) {
 	s.t.Helper()
-	const attempts = 100
+	s.refusedWithin(n, address, 100, 100*time.Millisecond)
+}
+
+func (s *subject) refusedWithin(n *sandbox.Node, address string, attempts int, limit time.Duration) {
+	s.t.Helper()
 	var took []time.Duration
 	for range attempts {
 		start := time.Now()
@@ -426,7 +430,7 @@ func (s *subject) refused(n *sandbox.Node, address string) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	slices.Sort(took)
-	if nearly := took[attempts*9/10]; nearly > 100*time.Millisecond {
+	if nearly := took[attempts*9/10]; nearly > limit {
 		s.t.Errorf("%s: %s: nine of ten attempts are refused within %s", n.Name(), address, nearly)
 	}
 	s.Step("%s: %s refuses, %d times, in the middle after %s", n.Name(), address, attempts, took[attempts/2].Round(10*time.Microsecond))

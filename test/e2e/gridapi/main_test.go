@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -47,12 +49,12 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	cloud, err = controlplane.Start(ctx, controlplane.Options{Dir: dir, Controllers: "garbage-collector-controller,namespace-controller"})
+	cloud, err = controlplane.Start(ctx, controlplane.Options{Dir: dir, Controllers: "garbage-collector-controller,horizontal-pod-autoscaler-controller,namespace-controller,validatingadmissionpolicy-status-controller"})
 	if err != nil {
 		panic(err)
 	}
 	defer cloud.Stop()
-	for _, add := range []func(*runtime.Scheme) error{servicegroup.AddToScheme, apiextensionsv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{servicegroup.AddToScheme, apiextensionsv1.AddToScheme, admissionregistrationv1.AddToScheme, autoscalingv2.AddToScheme} {
 		if err := add(scheme); err != nil {
 			panic(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,12 +53,45 @@ func TestPeerNoReplicas(t *testing.T) {
 func TestPeerFightsAutoscaler(t *testing.T) {
 	w := newWorld(t)
 	w.node("a", "east", true)
-	w.mustApply(strings.Replace(web("web:v1", ""), "    replicas: 2\n", "", 1))
+	noReplicas := func(image string) string { return strings.Replace(web(image, ""), "    replicas: 2\n", "", 1) }
+	w.mustApply(noReplicas("web:v1"))
 	w.wantChildren("web-east")
-	w.patch(w.deployment("web-east"), map[string]any{"spec": map[string]any{"replicas": 7}})
-	w.mustApply(strings.Replace(web("web:v2", ""), "    replicas: 2\n", "", 1))
+	// A real autoscaler, the one of kube-controller-manager. It needs no metrics to
+	// keep to its bounds, and looks every 15 seconds.
+	autoscaler := func(min, max int) {
+		w.mustApply(fmt.Sprintf(`
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: web-east}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web-east}
+  minReplicas: %d
+  maxReplicas: %d
+`, min, max))
+	}
+	scaled := func(to int32) {
+		t.Helper()
+		w.within(time.Minute, fmt.Sprintf("the autoscaler's %d replicas", to), func() error {
+			if n := *w.deployment("web-east").Spec.Replicas; n != to {
+				return fmt.Errorf("there are %d", n)
+			}
+			return nil
+		})
+		w.never("another number of replicas", func() bool { return *w.deployment("web-east").Spec.Replicas != to })
+	}
+	autoscaler(3, 9)
+	scaled(3)
+	w.mustApply(noReplicas("web:v2"))
 	w.wantImage("web-east", "web:v2")
-	w.never("another number of replicas", func() bool { return *w.deployment("web-east").Spec.Replicas != 7 })
+	scaled(3)
+	autoscaler(1, 2)
+	scaled(2)
+	if got := w.events("SuccessfulRescale"); len(got) != 2 {
+		t.Errorf("the autoscaler says it has scaled %d times, want 2: %q", len(got), got)
+	}
+	if got := w.events("Corrected"); len(got) != 0 {
+		t.Errorf("the grid has corrected: %q", got)
+	}
 }
 
 // There, ports and selectors that were removed from the grid stayed in the
@@ -185,17 +219,7 @@ func TestPeerEditsTheUsersObjects(t *testing.T) {
 
 // There, all sites were changed at once.
 func TestPeerNoWaves(t *testing.T) {
-	w := newWorld(t)
-	for i := range 4 {
-		w.node(fmt.Sprint("n", i), fmt.Sprint("s", i), true)
-	}
-	w.mustApply(web("web:v1", ""))
-	w.wantChildren("web-s0", "web-s1", "web-s2", "web-s3")
-	for i := range 4 {
-		w.become(fmt.Sprint("web-s", i), true)
-	}
-	w.wantPhase(gridv1.PhaseReady)
-	w.mustApply(web("web:v2", ""))
+	w := rollOut(t, 4, "web:v2", "")
 	for i := range 4 {
 		name := fmt.Sprint("web-s", i)
 		w.wantImage(name, "web:v2")

@@ -42,6 +42,32 @@ func (w *world) sites(n int, more string) {
 	w.wantPhase(gridv1.PhaseReady)
 }
 
+// rollOut begins to change the image of a grid that is ready in n sites.
+func rollOut(t *testing.T, n int, image, more string) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.sites(n, more)
+	w.mustApply(web(image, more))
+	return w
+}
+
+// ready makes sites ready.
+func (w *world) ready(sites ...string) {
+	w.Helper()
+	for _, site := range sites {
+		w.become("web-"+site, true)
+	}
+}
+
+// exceeds fails a site that the roll-out does not stand: it stops, and no more
+// sites than these have the image.
+func (w *world) exceeds(site, image string, sites ...string) {
+	w.Helper()
+	w.exceed("web-" + site)
+	w.wantPhase(gridv1.PhaseStopped)
+	w.wantSites(image, sites...)
+}
+
 // withImage are the sites that have an image.
 func (w *world) withImage(image string) (sites []string) {
 	for _, name := range w.children() {
@@ -67,15 +93,12 @@ func (w *world) wantSites(image string, sites ...string) {
 }
 
 func TestCanaryFirstAndFailureStops(t *testing.T) {
-	w := newWorld(t)
 	policy := "  rollout: {canary: {sites: [s2]}, maxUnavailable: 2}\n"
-	w.sites(4, policy)
-	w.mustApply(web("web:broken", policy))
+	w := rollOut(t, 4, "web:broken", policy)
 	w.wantSites("web:broken", "s2")
 	w.become("web-s2", false)
 	w.wantCondition(gridv1.ConditionProgressing, gridv1.ReasonCanary, "waiting for canary site s2: 2 of 2 pods ready, 1 updated")
-	w.exceed("web-s2")
-	w.wantPhase(gridv1.PhaseStopped)
+	w.exceeds("s2", "web:broken", "s2")
 	w.wantCondition(gridv1.ConditionProgressing, gridv1.ReasonStopped, "stopped: site s2: 2 of 2 pods ready, 1 updated; ReplicaSet has timed out")
 	if c := w.condition(gridv1.ConditionProgressing); c.Status != "False" {
 		t.Errorf("Progressing is %s", c.Status)
@@ -83,16 +106,14 @@ func TestCanaryFirstAndFailureStops(t *testing.T) {
 	if got := w.events(gridv1.ReasonStopped); len(got) != 1 {
 		t.Errorf("events: %q", got)
 	}
-	w.wantSites("web:broken", "s2")
 	// The fix goes on, canary first again.
 	w.mustApply(web("web:v2", policy))
 	w.wantSites("web:v2", "s2")
-	w.become("web-s2", true)
+	w.ready("s2")
 	w.wantSites("web:v2", "s0", "s1", "s2")
-	w.become("web-s0", true)
+	w.ready("s0")
 	w.wantSites("web:v2", "s0", "s1", "s2", "s3")
-	w.become("web-s1", true)
-	w.become("web-s3", true)
+	w.ready("s1", "s3")
 	w.wantPhase(gridv1.PhaseReady)
 }
 
@@ -115,26 +136,18 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 func TestFailuresAreTolerated(t *testing.T) {
-	w := newWorld(t)
-	policy := "  rollout: {maxFailed: 1}\n"
-	w.sites(4, policy)
-	w.mustApply(web("web:v2", policy))
+	w := rollOut(t, 4, "web:v2", "  rollout: {maxFailed: 1}\n")
 	w.wantSites("web:v2", "s0")
 	w.exceed("web-s0")
 	w.wantSites("web:v2", "s0", "s1")
-	w.exceed("web-s1")
-	w.wantPhase(gridv1.PhaseStopped)
-	w.wantSites("web:v2", "s0", "s1")
+	w.exceeds("s1", "web:v2", "s0", "s1")
 	// A failed site recovers: it goes on.
-	w.become("web-s1", true)
+	w.ready("s1")
 	w.wantSites("web:v2", "s0", "s1", "s2")
 }
 
 func TestProgressDeadline(t *testing.T) {
-	w := newWorld(t)
-	policy := "  rollout: {progressDeadlineSeconds: 2}\n"
-	w.sites(2, policy)
-	w.mustApply(web("web:v2", policy))
+	w := rollOut(t, 2, "web:v2", "  rollout: {progressDeadlineSeconds: 2}\n")
 	w.wantSites("web:v2", "s0")
 	w.become("web-s0", false)
 	w.wantPhase(gridv1.PhaseStopped)
@@ -142,17 +155,14 @@ func TestProgressDeadline(t *testing.T) {
 }
 
 func TestOfflineSiteCatchesUp(t *testing.T) {
-	w := newWorld(t)
-	policy := "  rollout: {progressDeadlineSeconds: 3}\n"
-	w.sites(3, policy)
-	w.mustApply(web("web:v2", policy))
+	w := rollOut(t, 3, "web:v2", "  rollout: {progressDeadlineSeconds: 3}\n")
 	w.wantSites("web:v2", "s0")
 	// Cut in the middle of its change, and another before its own.
 	w.become("web-s0", false)
 	w.setReady("n0", false)
 	w.setReady("n1", false)
 	w.wantSites("web:v2", "s0", "s2")
-	w.become("web-s2", true)
+	w.ready("s2")
 	w.wantCondition(gridv1.ConditionProgressing, gridv1.ReasonSitesOffline, "1 wait until they can be reached")
 	time.Sleep(4 * time.Second)
 	if s := w.status("web"); s.FailedSites != 0 || s.OfflineSites != 2 {
@@ -160,25 +170,22 @@ func TestOfflineSiteCatchesUp(t *testing.T) {
 	}
 	w.setReady("n0", true)
 	w.setReady("n1", true)
-	w.become("web-s0", true)
+	w.ready("s0")
 	w.wantSites("web:v2", "s0", "s1", "s2")
-	w.become("web-s1", true)
+	w.ready("s1")
 	w.wantPhase(gridv1.PhaseReady)
 }
 
 func TestNewSiteInTheMiddle(t *testing.T) {
-	w := newWorld(t)
 	policy := "  rollout: {canary: {sites: [s0]}}\n"
-	w.sites(2, policy)
-	w.mustApply(web("web:broken", policy))
+	w := rollOut(t, 2, "web:broken", policy)
 	w.wantSites("web:broken", "s0")
-	w.exceed("web-s0")
-	w.wantPhase(gridv1.PhaseStopped)
+	w.exceeds("s0", "web:broken", "s0")
 	w.node("n9", "s9", true)
 	w.never("a child in the new site", func() bool { return len(w.children()) != 2 })
 	w.mustApply(web("web:v2", policy))
 	w.wantSites("web:v2", "s0")
-	w.become("web-s0", true)
+	w.ready("s0")
 	w.wantSites("web:v2", "s0", "s1", "s9")
 }
 

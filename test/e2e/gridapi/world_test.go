@@ -272,8 +272,13 @@ func (w *world) wantCondition(kind, reason, message string) {
 // eventually waits for something that comes by itself.
 func (w *world) eventually(what string, fn func() error) {
 	w.Helper()
+	w.within(20*time.Second, what, fn)
+}
+
+func (w *world) within(limit time.Duration, what string, fn func() error) {
+	w.Helper()
 	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = fn(); err == nil {
 			return
 		}

@@ -2,8 +2,9 @@
 // labels, node conditions and their reasons. It is a module of its own, so that
 // users can import it without the rest of Skerry.
 //
-// It must not import anything but the Go standard library and, in later
-// versions, k8s.io/api and k8s.io/apimachinery.
+// It must not import anything but the Go standard library. The packages of types
+// below may import k8s.io/api and k8s.io/apimachinery too; only the apply
+// configurations, generated beside the types, need k8s.io/client-go.
 package api
 
 // Group is the domain of every label, annotation and condition that Skerry

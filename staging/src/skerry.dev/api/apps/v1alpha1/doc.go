@@ -12,5 +12,6 @@
 // k8s.io/apimachinery.
 //
 // +kubebuilder:object:generate=true
+// +kubebuilder:ac:generate=true
 // +groupName=apps.skerry.dev
 package v1alpha1

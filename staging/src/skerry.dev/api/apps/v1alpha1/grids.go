@@ -135,6 +135,7 @@ type ServiceGridSpec struct {
 	// +kubebuilder:default="skerry.dev/site"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=316
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$') && self.indexOf('/') <= 253",message="must be the key of a label, such as skerry.dev/site"
 	GridKey string `json:"gridKey,omitempty"`
 
 	// Template is the spec of the Service: all that spec of a v1 Service has (see

@@ -17,6 +17,7 @@ type WorkloadGridSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=316
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: make another grid"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$') && self.indexOf('/') <= 253",message="must be the key of a label, such as skerry.dev/site"
 	GridKey string `json:"gridKey,omitempty"`
 
 	// Selector says which sites get a child. It is matched against the labels of

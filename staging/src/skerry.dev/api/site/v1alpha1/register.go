@@ -9,6 +9,9 @@ import (
 // GroupVersion is the group and version of this package.
 var GroupVersion = schema.GroupVersion{Group: "site.skerry.dev", Version: "v1alpha1"}
 
+// SchemeGroupVersion is what generated code calls it.
+var SchemeGroupVersion = GroupVersion
+
 // AddToScheme adds the types of this package to a scheme.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion, &Site{}, &SiteList{}, &NodeReport{}, &NodeReportList{})

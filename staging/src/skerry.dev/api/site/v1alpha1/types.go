@@ -6,6 +6,7 @@
 // k8s.io/apimachinery.
 //
 // +kubebuilder:object:generate=true
+// +kubebuilder:ac:generate=true
 // +groupName=site.skerry.dev
 package v1alpha1
 
