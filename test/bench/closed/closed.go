@@ -49,7 +49,7 @@ func Measure(ctx context.Context, o Options) (rows []bench.Row, err error) {
 	var c *control
 	defer func() {
 		if c != nil {
-			c.stop()
+			c.Stop()
 		}
 	}()
 	err = bench.Step(o.Out, "control plane", func() error { c, err = startControl(ctx, o, dir, n.host); return err })
@@ -78,7 +78,7 @@ func Measure(ctx context.Context, o Options) (rows []bench.Row, err error) {
 		figures := map[string]*figures{}
 		for _, kind := range []string{"pristine", "bin"} {
 			err := bench.Step(o.Out, fmt.Sprintf("kube-proxy, %s, %s", mode, kind), func() (err error) {
-				figures[kind], err = c.proxy(ctx, o, n, m.services, mode, filepath.Join(o.Dist, kind, "kube-proxy"))
+				figures[kind], err = c.measure(ctx, o, n, m.services, mode, filepath.Join(o.Dist, kind, "kube-proxy"))
 				return err
 			})
 			if err != nil {

@@ -2,21 +2,11 @@ package closed
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,106 +18,36 @@ import (
 
 	"skerry.dev/api"
 	"skerry.dev/skerry/pkg/topology"
+	"skerry.dev/skerry/test/controlplane"
 )
-
-const startTimeout = 2 * time.Minute
 
 // control is a control plane of two processes.
 type control struct {
-	dir, logs string
-	url       string // as kube-proxy reaches it
-	admin     *kubernetes.Clientset
-	processes []*exec.Cmd
+	*controlplane.ControlPlane
+	dir   string
+	proxy *rest.Config // what kube-proxy connects with
+	admin *kubernetes.Clientset
 }
 
-func startControl(ctx context.Context, o Options, dir, host string) (_ *control, err error) {
-	c := &control{dir: dir, logs: o.Logs}
-	defer func() {
-		if err != nil {
-			c.stop()
-		}
-	}()
-	ca, err := newAuthority(dir)
+func startControl(ctx context.Context, o Options, dir, host string) (*control, error) {
+	plane, err := controlplane.Start(ctx, controlplane.Options{Dir: dir, Bin: filepath.Join(o.Dist, "bin"), APIServer: []string{"--bind-address", "0.0.0.0"}})
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(
-		ca.sign("apiserver", &x509.Certificate{Subject: pkix.Name{CommonName: "kube-apiserver"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(host)}}),
-		ca.sign("admin", &x509.Certificate{Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}}),
-		// The name that Kubernetes' own roles know.
-		ca.sign("kube-proxy", &x509.Certificate{Subject: pkix.Name{CommonName: "system:kube-proxy"}}),
-		ca.sign("sa", &x509.Certificate{Subject: pkix.Name{CommonName: "service accounts"}}))
-	if err != nil {
-		return nil, err
-	}
-	var ports [3]string
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("looking for a free port: %w", err)
-		}
-		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
-		_ = l.Close()
-	}
-	etcd, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
-	bin := filepath.Join(o.Dist, "bin")
-	err = c.start(filepath.Join(bin, "etcd"), "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync", "--log-level", "warn")
-	if err != nil {
-		return nil, err
-	}
-	file := func(name string) string { return filepath.Join(dir, name) }
-	err = c.start(filepath.Join(bin, "kube-apiserver"), "--etcd-servers", etcd, "--bind-address", "0.0.0.0", "--secure-port", ports[2],
-		"--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none", "--service-cluster-ip-range", "10.96.0.0/12",
-		"--tls-cert-file", file("apiserver.crt"), "--tls-private-key-file", file("apiserver.key"), "--client-ca-file", file("ca.crt"),
-		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local", "--service-account-signing-key-file", file("sa.key"), "--service-account-key-file", file("sa.crt"),
-		"--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount")
-	if err != nil {
-		return nil, err
-	}
-	c.url = "https://" + net.JoinHostPort(host, ports[2])
-	c.admin, err = kubernetes.NewForConfig(&rest.Config{
-		Host: "https://127.0.0.1:" + ports[2], QPS: 2000, Burst: 2000,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: file("ca.crt"), CertFile: file("admin.crt"), KeyFile: file("admin.key")},
-	})
-	if err != nil {
+	c := &control{ControlPlane: plane, dir: dir}
+	if c.admin, err = kubernetes.NewForConfig(c.Config()); err != nil {
+		c.Stop()
 		return nil, fmt.Errorf("making a client of the API server: %w", err)
 	}
-	return c, until(ctx, startTimeout, func() error {
-		if _, err := c.admin.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
-			return err
-		}
-		_, err := c.admin.CoreV1().Namespaces().Get(ctx, "default", metav1.GetOptions{})
-		return err
-	})
-}
-
-func (c *control) start(path string, args ...string) error {
-	log, err := os.Create(filepath.Join(c.logs, "closed-"+filepath.Base(path)+".log"))
-	if err != nil {
-		return fmt.Errorf("making a log: %w", err)
+	// The name that Kubernetes' own roles know.
+	if c.proxy, err = c.User("system:kube-proxy"); err != nil {
+		c.Stop()
+		return nil, fmt.Errorf("making kube-proxy's certificate: %w", err)
 	}
-	defer log.Close()
-	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting %s: %w", path, err)
-	}
-	c.processes = append(c.processes, cmd)
-	return nil
-}
-
-func (c *control) stop() {
-	for i := len(c.processes) - 1; i >= 0; i-- {
-		stop(c.processes[i])
-	}
-}
-
-func stop(cmd *exec.Cmd) {
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-	_ = cmd.Wait()
-	timer.Stop()
+	// It comes by another address than the one in the server's certificate.
+	local, port, _ := net.SplitHostPort(c.Address)
+	c.proxy.Host, c.proxy.ServerName = "https://"+net.JoinHostPort(host, port), local
+	return c, nil
 }
 
 func until(ctx context.Context, limit time.Duration, check func() error) error {
@@ -234,57 +154,4 @@ func parallel(count int, do func(int) error) error {
 	}
 	wg.Wait()
 	return first
-}
-
-// authority signs certificates.
-type authority struct {
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(dir string) (*authority, error) {
-	a := &authority{dir: dir}
-	err := a.sign("ca", &x509.Certificate{
-		Subject: pkix.Name{CommonName: "kubernetes"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	})
-	return a, err
-}
-
-// sign writes dir/name.crt and name.key.
-func (a *authority) sign(name string, template *x509.Certificate) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("making key %s: %w", name, err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		return fmt.Errorf("making certificate %s: %w", name, err)
-	}
-	template.SerialNumber, template.NotBefore, template.NotAfter = serial, time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	} else {
-		template.KeyUsage = x509.KeyUsageDigitalSignature
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		return fmt.Errorf("signing certificate %s: %w", name, err)
-	}
-	secret, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("encoding key %s: %w", name, err)
-	}
-	if a.cert == nil {
-		if a.cert, err = x509.ParseCertificate(der); err != nil {
-			return fmt.Errorf("reading certificate %s: %w", name, err)
-		}
-		a.key = key
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(a.dir, name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
-		os.WriteFile(filepath.Join(a.dir, name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}), 0o600))
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"skerry.dev/skerry/test/bench"
+	"skerry.dev/skerry/test/controlplane"
 )
 
 const (
@@ -79,11 +80,11 @@ detectLocalMode: InterfaceNamePrefix
 detectLocal: {interfaceNamePrefix: eth}
 `
 
-// proxy runs a kube-proxy until its rules are written, and measures it.
-func (c *control) proxy(ctx context.Context, o Options, n *network, services int, mode, program string) (*figures, error) {
+// measure runs a kube-proxy until its rules are written, and measures it.
+func (c *control) measure(ctx context.Context, o Options, n *network, services int, mode, program string) (*figures, error) {
 	kubeconfig, config := filepath.Join(c.dir, "kube-proxy.conf"), filepath.Join(c.dir, "config.yaml")
 	err := errors.Join(
-		os.WriteFile(kubeconfig, fmt.Appendf(nil, "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: '%s', certificate-authority: ca.crt}}], users: [{name: a, user: {client-certificate: kube-proxy.crt, client-key: kube-proxy.key}}]}", c.url), 0o600),
+		controlplane.WriteKubeconfig(kubeconfig, c.proxy),
 		os.WriteFile(config, fmt.Appendf(nil, configuration, mode, node(0, 0), kubeconfig, n.inside), 0o600))
 	if err != nil {
 		return nil, fmt.Errorf("configuring kube-proxy: %w", err)

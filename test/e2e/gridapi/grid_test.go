@@ -39,9 +39,12 @@ func TestSitesComeAndGo(t *testing.T) {
 	if took := time.Since(left); took < time.Second || took > 8*time.Second {
 		t.Errorf("the child went %s after its site, want 2s", took)
 	}
-	if got := w.events("Deleted"); len(got) != 1 || !strings.Contains(got[0], "web--plant-7") {
-		t.Errorf("events: %q", got)
-	}
+	w.eventually("one event that tells of it", func() error { // sent after the deed
+		if got := w.events("Deleted"); len(got) != 1 || !strings.Contains(got[0], "web--plant-7") {
+			return fmt.Errorf("events: %q", got)
+		}
+		return nil
+	})
 }
 
 func TestRetainedAndAdoptedAgain(t *testing.T) {

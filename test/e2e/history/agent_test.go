@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"skerry.dev/skerry/pkg/agentapi"
+	"skerry.dev/skerry/test/controlplane"
 )
 
 // agent is one skerry-agent on loopback.
@@ -25,27 +26,32 @@ type agent struct {
 	t    *testing.T
 	dir  string
 	hub  string
-	proc *process
+	proc *controlplane.Process
 	http *http.Client
 }
 
 func newAgent(t *testing.T, dir string, c *cloud, l *link) *agent {
-	a := &agent{t: t, dir: filepath.Join(dir, "agent"), hub: freeAddress(t)}
-	if err := os.MkdirAll(filepath.Join(a.dir, "pki"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(a.dir, "pki", "node-client-current.pem"), read(t, filepath.Join(c.dir, "node.pem")))
+	t.Helper()
+	hub, err := controlplane.FreeAddress()
+	check(t, err)
+	health, err := controlplane.FreeAddress()
+	check(t, err)
+	node, err := c.User("system:node:"+nodeName, "system:nodes")
+	check(t, err)
+	a := &agent{t: t, dir: filepath.Join(dir, "agent"), hub: hub}
+	check(t, os.MkdirAll(filepath.Join(a.dir, "pki"), 0o700))
+	check(t, os.WriteFile(filepath.Join(a.dir, "pki", "node-client-current.pem"), append(node.CertData, node.KeyData...), 0o600))
 	config := filepath.Join(dir, "agent.yaml")
 	socket := filepath.Join(dir, "agent.sock")
-	write(t, config, fmt.Appendf(nil, `
+	check(t, os.WriteFile(config, fmt.Appendf(nil, `
 apiVersion: agent.skerry.dev/v1alpha1
 kind: AgentConfiguration
 nodeName: %s
 servers: [%q]
 listen: {hub: %q, pods: none, podInterface: none, health: %q, socket: %q}
 files: {stateDir: %q, journal: %q, clusterCA: %q, bootstrapKubeconfig: %q}
-`, nodeName, l.url(), a.hub, freeAddress(t), socket, a.dir, filepath.Join(dir, "journal"), filepath.Join(c.dir, "ca.crt"), filepath.Join(dir, "none")))
-	a.proc = newProcess(t, dir, "skerry-agent", "--config", config)
+`, nodeName, l.url(), hub, health, socket, a.dir, filepath.Join(dir, "journal"), filepath.Join(dir, "ca.crt"), filepath.Join(dir, "none")), 0o600))
+	a.proc = c.Program("skerry-agent", "skerry-agent", "--config", config)
 	a.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -58,10 +64,10 @@ files: {stateDir: %q, journal: %q, clusterCA: %q, bootstrapKubeconfig: %q}
 // start waits until the hub answers.
 func (a *agent) start() {
 	a.t.Helper()
-	a.proc.start()
+	check(a.t, a.proc.Start())
 	eventually(a.t, 20*time.Second, "the hub", func() error {
-		if !a.proc.alive() {
-			a.t.Fatalf("skerry-agent ended:\n%s", a.proc.tail(20))
+		if !a.proc.Alive() {
+			a.t.Fatalf("skerry-agent ended:\n%s", a.proc.Tail(20))
 		}
 		conn, err := net.DialTimeout("tcp", a.hub, time.Second)
 		if err == nil {
@@ -71,8 +77,13 @@ func (a *agent) start() {
 	})
 }
 
-func (a *agent) kill()    { a.proc.end(syscall.SIGKILL) }
-func (a *agent) restart() { a.proc.end(syscall.SIGTERM); a.start() }
+func (a *agent) end(signal syscall.Signal) {
+	a.t.Helper()
+	check(a.t, a.proc.End(signal))
+}
+
+func (a *agent) kill()    { a.end(syscall.SIGKILL) }
+func (a *agent) restart() { a.end(syscall.SIGTERM); a.start() }
 
 func (a *agent) status() (s agentapi.Status, err error) {
 	resp, err := a.http.Get("http://agent/status")

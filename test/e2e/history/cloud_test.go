@@ -3,11 +3,8 @@
 package history
 
 import (
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,74 +22,66 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
+
+	"skerry.dev/skerry/test/controlplane"
 )
 
 const nodeName = "n1"
 
 // cloud is a control plane of two processes.
 type cloud struct {
-	t         *testing.T
-	dir       string
-	address   string // of the API server
-	etcdURL   string
-	etcd, api *process
-	admin     *kubernetes.Clientset
+	*controlplane.ControlPlane
+	t     *testing.T
+	dir   string
+	admin *kubernetes.Clientset
 }
 
 func newCloud(t *testing.T, dir string) *cloud {
-	c := &cloud{t: t, dir: dir, address: freeAddress(t)}
-	ca := newAuthority(t, dir)
-	ca.sign("apiserver", &x509.Certificate{Subject: pkix.Name{CommonName: "kube-apiserver"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
-	ca.sign("admin", &x509.Certificate{Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}})
-	ca.sign("node", &x509.Certificate{Subject: pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}}})
-	ca.sign("sa", &x509.Certificate{Subject: pkix.Name{CommonName: "service accounts"}})
-
-	c.etcdURL = "http://" + freeAddress(t)
-	peer := "http://" + freeAddress(t)
-	c.etcd = newProcess(t, dir, "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", c.etcdURL, "--advertise-client-urls", c.etcdURL,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync", "--log-level", "warn")
-	_, port, _ := net.SplitHostPort(c.address)
-	file := func(name string) string { return filepath.Join(dir, name) }
-	c.api = newProcess(t, dir, "kube-apiserver", "--etcd-servers", c.etcdURL, "--bind-address", "127.0.0.1", "--secure-port", port,
-		"--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none", "--service-cluster-ip-range", "10.96.0.0/16",
-		"--tls-cert-file", file("apiserver.crt"), "--tls-private-key-file", file("apiserver.key"), "--client-ca-file", file("ca.crt"),
-		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local", "--service-account-signing-key-file", file("sa.key"), "--service-account-key-file", file("sa.crt"),
-		"--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction", "--disable-admission-plugins", "ServiceAccount",
+	t.Helper()
+	control, err := controlplane.Start(t.Context(), controlplane.Options{
+		Dir: dir,
 		// Watches of these two go to etcd itself, so that a compaction reaches them at once.
-		"--etcd-compaction-interval", "0", "--watch-cache-sizes", "configmaps#0,services#0")
-	c.admin = client(t, &rest.Config{Host: "https://" + c.address, TLSClientConfig: rest.TLSClientConfig{CAFile: file("ca.crt"), CertFile: file("admin.crt"), KeyFile: file("admin.key")}})
-	c.etcd.start()
-	c.startAPI()
+		APIServer: []string{"--etcd-compaction-interval", "0", "--watch-cache-sizes", "configmaps#0,services#0"},
+	})
+	check(t, err)
+	t.Cleanup(control.Stop)
+	c := &cloud{ControlPlane: control, t: t, dir: dir, admin: client(t, control.Config())}
 	c.furnish()
 	return c
 }
 
 func client(t *testing.T, config *rest.Config) *kubernetes.Clientset {
 	t.Helper()
-	config.QPS, config.Burst = 1000, 1000
+	config.QPS = -1
 	set, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	return set
 }
 
-func (c *cloud) startAPI() {
-	c.t.Helper()
-	c.api.start()
-	eventually(c.t, 90*time.Second, "the API server", func() error {
-		if !c.api.alive() {
-			c.t.Fatalf("kube-apiserver ended:\n%s", c.api.tail(20))
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits for something that comes by itself.
+func eventually(t *testing.T, atMost time.Duration, what string, fn func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(atMost); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if err = fn(); err == nil {
+			return
 		}
-		_, err := c.admin.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(c.t.Context())
-		return err
-	})
+	}
+	t.Fatalf("%s did not come within %s: %v", what, atMost, err)
 }
 
 func (c *cloud) restartAPI() {
 	c.t.Helper()
-	c.api.end(syscall.SIGKILL)
-	c.startAPI()
+	check(c.t, c.APIServer.End(syscall.SIGKILL))
+	check(c.t, c.APIServer.Start())
+	check(c.t, c.Ready(c.t.Context()))
 }
 
 // backUp copies etcd's data; restore puts the copy in the place of what is there.
@@ -126,13 +115,11 @@ func (c *cloud) write(n int) {
 
 func (c *cloud) stopped(fn func(data, backup string) error) {
 	c.t.Helper()
-	c.api.end(syscall.SIGKILL)
-	c.etcd.end(syscall.SIGTERM)
-	if err := fn(filepath.Join(c.dir, "etcd"), filepath.Join(c.dir, "etcd.backup")); err != nil {
-		c.t.Fatal(err)
-	}
-	c.etcd.start()
-	c.startAPI()
+	check(c.t, c.APIServer.End(syscall.SIGKILL))
+	check(c.t, c.Etcd.End(syscall.SIGTERM))
+	check(c.t, fn(filepath.Join(c.dir, "etcd"), filepath.Join(c.dir, "etcd.backup")))
+	check(c.t, c.Etcd.Start())
+	c.restartAPI()
 }
 
 // compact forgets all history before now.
@@ -142,7 +129,7 @@ func (c *cloud) compact() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	out, err := exec.Command("etcdctl", "--endpoints", c.etcdURL, "compact", list.ResourceVersion).CombinedOutput()
+	out, err := exec.Command("etcdctl", "--endpoints", c.EtcdURL, "compact", list.ResourceVersion).CombinedOutput()
 	if err != nil && !strings.Contains(string(out), "required revision has been compacted") {
 		c.t.Fatalf("etcdctl: %v\n%s", err, out)
 	}
@@ -152,25 +139,15 @@ func (c *cloud) compact() {
 func (c *cloud) furnish() {
 	c.t.Helper()
 	ctx := c.t.Context()
-	for _, ns := range []string{"default", "kube-system", "kube-node-lease"} {
-		eventually(c.t, 30*time.Second, "namespace "+ns, func() error {
-			_, err := c.admin.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
-			return err
-		})
-	}
 	for _, f := range []string{"10-rbac.yaml", "20-policy.yaml"} {
 		path := filepath.Join("..", "..", "..", "cluster", "hub", f)
-		kubeconfig := filepath.Join(c.dir, "kubeconfig")
-		write(c.t, kubeconfig, fmt.Appendf(nil, "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'https://%s', certificate-authority: ca.crt}}], users: [{name: a, user: {client-certificate: admin.crt, client-key: admin.key}}]}", c.address))
-		if out, err := exec.Command("kubectl", "--kubeconfig", kubeconfig, "apply", "--validate=false", "-f", path).CombinedOutput(); err != nil {
+		if out, err := exec.Command("kubectl", "--kubeconfig", c.Kubeconfig(), "apply", "--validate=false", "-f", path).CombinedOutput(); err != nil {
 			c.t.Fatalf("kubectl apply -f %s: %v\n%s", path, err, out)
 		}
 	}
 	must := func(_ any, err error) {
 		c.t.Helper()
-		if err != nil {
-			c.t.Fatal(err)
-		}
+		check(c.t, err)
 	}
 	must(c.admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}, metav1.CreateOptions{}))
 	must(c.admin.CoordinationV1().Leases("kube-node-lease").Create(ctx, &coordinationv1.Lease{

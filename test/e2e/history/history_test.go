@@ -67,7 +67,7 @@ func TestHistory(t *testing.T) {
 		t: t, r: rand.New(rand.NewPCG(start, 1)), cloud: newCloud(t, dir), counts: map[string]int{}, sets: map[*follower]*kubernetes.Clientset{},
 		gates: map[types.UID]string{}, failed: map[types.UID]bool{}, gone: map[types.UID]bool{},
 	}
-	w.link = newLink(t, w.cloud.address)
+	w.link = newLink(t, w.cloud.Address)
 	w.agent = newAgent(t, dir, w.cloud, w.link)
 	w.agent.start()
 	w.follow()
@@ -164,7 +164,7 @@ func (w *world) waitOffline() string {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	w.t.Fatalf("the agent does not notice that the link is down:\n%s", w.agent.proc.tail(40))
+	w.t.Fatalf("the agent does not notice that the link is down:\n%s", w.agent.proc.Tail(40))
 	return ""
 }
 
@@ -318,7 +318,7 @@ func (w *world) quiet(when string) time.Duration {
 	}
 	if w.t.Failed() {
 		status, err := w.agent.status()
-		w.t.Fatalf("status %+v (%v); the agent's last lines:\n%s", status, err, w.agent.proc.tail(60))
+		w.t.Fatalf("status %+v (%v); the agent's last lines:\n%s", status, err, w.agent.proc.Tail(60))
 	}
 	return took
 }
@@ -451,7 +451,7 @@ func (w *world) offlineStart() {
 	w.link.set(linkOpen)
 	w.quiet("the offline start")
 	w.stop()
-	w.agent.proc.end(syscall.SIGTERM)
+	w.agent.end(syscall.SIGTERM)
 }
 
 func (w *world) report(took time.Duration) {

@@ -3,8 +3,6 @@
 package sites
 
 import (
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"strings"
 	"testing"
@@ -94,19 +92,13 @@ func testAttacks(t *testing.T, c *cloud) {
 		return patch(types.StrategicMergePatchType, fmt.Sprintf(`{"status":{"conditions":[{"type":%q,"status":%q,"reason":"x","message":"y"}]}}`, kind, status))
 	}
 	// A member of staff with rights on nodes/status, and an administrator by role.
-	c.ca.sign("staff", &x509.Certificate{Subject: pkix.Name{CommonName: "staff"}})
-	c.ca.sign("operator", &x509.Certificate{Subject: pkix.Name{CommonName: "operator"}})
 	people := map[string]client.Client{}
 	for name, role := range map[string]string{"staff": "sites-test:nodes", "operator": "cluster-admin"} {
 		if err := c.admin.Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "sites-test:" + name},
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}, Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: name}}}); err != nil {
 			t.Fatal(err)
 		}
-		as, err := client.New(c.config(name), client.Options{Scheme: scheme, Mapper: c.admin.RESTMapper()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		people[name] = as
+		people[name] = c.as(t, name)
 	}
 	if err := c.admin.Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "sites-test:nodes"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"nodes", "nodes/status"}, Verbs: []string{"get", "list", "patch", "update"}}}}); err != nil {

@@ -4,14 +4,10 @@ package sites
 
 import (
 	"context"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -37,6 +33,7 @@ import (
 	"skerry.dev/api"
 	"skerry.dev/api/site/v1alpha1"
 	"skerry.dev/skerry/cluster"
+	"skerry.dev/skerry/test/controlplane"
 )
 
 func init() { log.SetLogger(logr.Discard()) }
@@ -50,73 +47,66 @@ var scheme = func() *runtime.Scheme {
 
 // cloud is a control plane of etcd, kube-apiserver and skerry-controller-managers.
 type cloud struct {
-	t         *testing.T
-	dir       string
-	address   string
-	ca        *authority
-	etcd, api *process
-	admin     client.Client
+	*controlplane.ControlPlane
+	t     *testing.T
+	dir   string
+	admin client.Client
 }
 
 func newCloud(t *testing.T) *cloud {
 	t.Helper()
 	dir := t.TempDir()
-	c := &cloud{t: t, dir: dir, address: freeAddress(t), ca: &authority{t: t, dir: dir}}
-	c.ca.sign("ca", &x509.Certificate{Subject: pkix.Name{CommonName: "kubernetes"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature})
-	c.ca.sign("apiserver", &x509.Certificate{Subject: pkix.Name{CommonName: "kube-apiserver"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
-	c.ca.sign("admin", &x509.Certificate{Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}})
-	c.ca.sign("sa", &x509.Certificate{Subject: pkix.Name{CommonName: "service accounts"}})
-	etcd, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
-	c.etcd = newProcess(t, dir, "etcd", "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer, "--unsafe-no-fsync", "--log-level", "warn")
-	_, port, _ := net.SplitHostPort(c.address)
-	c.api = newProcess(t, dir, "kube-apiserver", "kube-apiserver", "--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", port,
-		"--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none", "--service-cluster-ip-range", "10.96.0.0/16",
-		"--tls-cert-file", c.file("apiserver.crt"), "--tls-private-key-file", c.file("apiserver.key"), "--client-ca-file", c.file("ca.crt"),
-		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local", "--service-account-signing-key-file", c.file("sa.key"), "--service-account-key-file", c.file("sa.crt"),
-		"--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction", "--disable-admission-plugins", "ServiceAccount")
-	c.etcd.start()
-	c.api.start()
-	admin := c.config("admin")
-	eventually(t, 2*time.Minute, "the API server", func() error {
-		if !c.api.alive() {
-			t.Fatalf("kube-apiserver ended:\n%s", c.api.tail(20))
-		}
-		rc, err := rest.UnversionedRESTClientFor(&rest.Config{Host: admin.Host, TLSClientConfig: admin.TLSClientConfig,
-			ContentConfig: rest.ContentConfig{NegotiatedSerializer: clientgoscheme.Codecs, GroupVersion: &corev1.SchemeGroupVersion}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = rc.Get().AbsPath("/readyz").DoRaw(t.Context())
-		return err
-	})
+	control, err := controlplane.Start(t.Context(), controlplane.Options{Dir: dir})
+	check(t, err)
+	t.Cleanup(control.Stop)
+	c := &cloud{ControlPlane: control, t: t, dir: dir}
 	c.install()
-	var err error
-	if c.admin, err = client.New(admin, client.Options{Scheme: scheme}); err != nil {
-		t.Fatal(err)
-	}
+	c.admin, err = client.New(control.Config(), client.Options{Scheme: scheme})
+	check(t, err)
 	return c
 }
 
-func (c *cloud) file(name string) string { return filepath.Join(c.dir, name) }
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
-func (c *cloud) config(name string) *rest.Config {
-	return &rest.Config{Host: "https://" + c.address, QPS: 1000, Burst: 1000, TLSClientConfig: rest.TLSClientConfig{
-		CAFile: c.file("ca.crt"), CertFile: c.file(name + ".crt"), KeyFile: c.file(name + ".key")}}
+// eventually waits for something that comes by itself, and returns how long it
+// took.
+func eventually(t *testing.T, atMost time.Duration, what string, fn func() error) time.Duration {
+	t.Helper()
+	var err error
+	start := time.Now()
+	for time.Since(start) < atMost {
+		if err = fn(); err == nil {
+			return time.Since(start)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("%s did not come within %s: %v", what, atMost, err)
+	return 0
+}
+
+// as is a client with a user's certificate.
+func (c *cloud) as(t *testing.T, name string, groups ...string) client.Client {
+	t.Helper()
+	config, err := c.User(name, groups...)
+	check(t, err)
+	as, err := client.New(config, client.Options{Scheme: scheme, Mapper: c.admin.RESTMapper()})
+	check(t, err)
+	return as
 }
 
 // install applies what `skerry init` applies.
 func (c *cloud) install() {
 	c.t.Helper()
-	d, err := dynamic.NewForConfig(c.config("admin"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	d, err := dynamic.NewForConfig(c.Config())
+	check(c.t, err)
 	for _, of := range []func() ([]*unstructured.Unstructured, error){cluster.Policies, cluster.CRDs, cluster.Hub} {
 		objects, err := of()
-		if err != nil {
-			c.t.Fatal(err)
-		}
+		check(c.t, err)
 		for _, object := range objects {
 			plural, _ := meta.UnsafeGuessKindToResource(object.GroupVersionKind())
 			var resource dynamic.ResourceInterface = d.Resource(plural)
@@ -124,9 +114,7 @@ func (c *cloud) install() {
 				resource = d.Resource(plural).Namespace(namespace)
 			}
 			content, err := json.Marshal(object)
-			if err != nil {
-				c.t.Fatal(err)
-			}
+			check(c.t, err)
 			eventually(c.t, 30*time.Second, object.GetKind()+" "+object.GetName(), func() error {
 				yes := true
 				_, err := resource.Patch(c.t.Context(), object.GetName(), types.ApplyPatchType, content, metav1.PatchOptions{FieldManager: "test", Force: &yes})
@@ -145,7 +133,7 @@ func (c *cloud) install() {
 // manager is one skerry-controller-manager, with the rights of its service
 // account.
 type manager struct {
-	*process
+	*controlplane.Process
 	health string
 }
 
@@ -154,18 +142,22 @@ func (c *cloud) manager(name string) *manager {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "skerry-controller-manager"}}
 	hour := int64(7200)
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}
-	if err := c.admin.SubResource("token").Create(c.t.Context(), account, request); err != nil {
-		c.t.Fatal(err)
+	check(c.t, c.admin.SubResource("token").Create(c.t.Context(), account, request))
+	var addresses [3]string
+	for i := range addresses {
+		var err error
+		addresses[i], err = controlplane.FreeAddress()
+		check(c.t, err)
 	}
-	kubeconfig := c.file(name + ".kubeconfig")
-	text := fmt.Sprintf("{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'https://%s', certificate-authority: ca.crt}}], users: [{name: a, user: {token: %q}}]}", c.address, request.Status.Token)
-	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	m := &manager{health: freeAddress(c.t)}
-	m.process = newProcess(c.t, c.dir, "skerry-controller-manager", name, "--kubeconfig="+kubeconfig, "--grid-webhook-address="+freeAddress(c.t), "--health-address="+m.health, "--listen="+freeAddress(c.t),
-		"--tls-cert-file="+c.file("apiserver.crt"), "--tls-private-key-file="+c.file("apiserver.key"), "--client-ca-file="+c.file("ca.crt"))
-	m.start()
+	config := rest.AnonymousClientConfig(c.Config())
+	config.BearerToken = request.Status.Token
+	file := func(name string) string { return filepath.Join(c.dir, name) }
+	kubeconfig := file(name + ".kubeconfig")
+	check(c.t, controlplane.WriteKubeconfig(kubeconfig, config))
+	m := &manager{health: addresses[0]}
+	m.Process = c.Program(name, "skerry-controller-manager", "--kubeconfig="+kubeconfig, "--health-address="+m.health, "--grid-webhook-address="+addresses[1], "--listen="+addresses[2],
+		"--tls-cert-file="+file("server.crt"), "--tls-private-key-file="+file("server.key"), "--client-ca-file="+file("ca.crt"))
+	check(c.t, m.Start())
 	return m
 }
 
@@ -213,18 +205,11 @@ type machine struct {
 // join makes the Node of a machine as its administrator, and starts its heart.
 func (c *cloud) join(t *testing.T, site, name string) *machine {
 	t.Helper()
-	m := &machine{c: c, name: name, site: site, beats: true}
-	c.ca.sign(name, &x509.Certificate{Subject: pkix.Name{CommonName: "system:node:" + name, Organization: []string{"system:nodes"}}})
-	var err error
-	if m.as, err = client.New(c.config(name), client.Options{Scheme: scheme, Mapper: c.admin.RESTMapper()}); err != nil {
-		t.Fatal(err)
-	}
+	m := &machine{c: c, name: name, site: site, beats: true, as: c.as(t, "system:node:"+name, "system:nodes")}
 	m.makeNode(t)
 	// The heart beats as long as the machine's own test, a little off the others.
 	ctx := t.Context()
-	if err := m.beat(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.beat(ctx))
 	go func() {
 		ticker := time.NewTicker(10 * time.Second)
 		defer ticker.Stop()
@@ -254,9 +239,7 @@ func (m *machine) makeNode(t *testing.T) {
 	if m.site != "" {
 		node.Labels = map[string]string{api.SiteLabel: m.site}
 	}
-	if err := m.c.admin.Create(t.Context(), node); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.c.admin.Create(t.Context(), node))
 	m.uid = node.UID
 }
 
@@ -272,9 +255,7 @@ func (m *machine) powerOff() { m.set(func() { m.beats, m.report = false, nil }) 
 func (m *machine) powerOn(t *testing.T) {
 	t.Helper()
 	m.set(func() { m.beats = true })
-	if err := m.beat(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.beat(t.Context()))
 }
 
 func (m *machine) beat(ctx context.Context) error {
@@ -297,15 +278,11 @@ func (m *machine) says(t *testing.T, self v1alpha1.SelfReport, about ...string) 
 	for _, both := range about {
 		name, state, _ := strings.Cut(both, "=")
 		var node corev1.Node
-		if err := m.c.admin.Get(t.Context(), client.ObjectKey{Name: name}, &node); err != nil {
-			t.Fatal(err)
-		}
+		check(t, m.c.admin.Get(t.Context(), client.ObjectKey{Name: name}, &node))
 		r.Spec.Neighbours = append(r.Spec.Neighbours, v1alpha1.NeighbourReport{Node: name, UID: node.UID, State: v1alpha1.NeighbourState(state)})
 	}
 	m.set(func() { m.report = r })
-	if err := m.write(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.write(t.Context(), r))
 }
 
 func (m *machine) write(ctx context.Context, r *v1alpha1.NodeReport) error {
@@ -327,9 +304,7 @@ func (m *machine) unsay() { m.set(func() { m.report = nil }) }
 func (m *machine) node(t *testing.T) *corev1.Node {
 	t.Helper()
 	node := &corev1.Node{}
-	if err := m.c.admin.Get(t.Context(), client.ObjectKey{Name: m.name}, node); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.c.admin.Get(t.Context(), client.ObjectKey{Name: m.name}, node))
 	return node
 }
 

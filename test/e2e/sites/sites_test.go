@@ -39,7 +39,7 @@ func TestSites(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, m := range managers {
-				t.Logf("%s:\n%s", m.log, m.tail(40))
+				t.Logf("%s:\n%s", m.Name, m.Tail(40))
 			}
 		}
 	})
@@ -111,8 +111,7 @@ func testDead(t *testing.T, c *cloud) {
 			return nil
 		})
 	}
-	out, err := exec.Command("kubectl", "--server", "https://"+c.address, "--certificate-authority", c.file("ca.crt"), "--client-certificate", c.file("admin.crt"),
-		"--client-key", c.file("admin.key"), "get", "site", "dead").CombinedOutput()
+	out, err := exec.Command("kubectl", "--kubeconfig", c.Kubeconfig(), "get", "site", "dead").CombinedOutput()
 	if line := strings.Join(strings.Fields(string(out)), " "); err != nil || !strings.HasPrefix(line, "NAME NODES CONNECTED HELD DEAD UNKNOWN AGE dead 3 2 0 1 0 ") {
 		t.Errorf("kubectl get site: %s (%v)", out, err)
 	}
@@ -446,7 +445,7 @@ func testSteady(t *testing.T, c *cloud, managers []*manager) {
 func leader(managers []*manager) (*manager, error) {
 	var found *manager
 	for _, m := range managers {
-		if m.alive() && m.metric("skerry_verdict_leader") == 1 {
+		if m.Alive() && m.metric("skerry_verdict_leader") == 1 {
 			if found != nil {
 				return nil, fmt.Errorf("two lead")
 			}
@@ -471,7 +470,7 @@ func testLeader(t *testing.T, c *cloud, managers []*manager) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first.end(syscall.SIGKILL)
+	check(t, first.End(syscall.SIGKILL))
 	killed := time.Now()
 	// The other watched all along: it decides as soon as it leads.
 	m[0].becomes(t, 2*time.Minute, dead)
@@ -479,7 +478,7 @@ func testLeader(t *testing.T, c *cloud, managers []*manager) {
 	if took := time.Since(killed); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	first.start()
+	check(t, first.Start())
 	m[1].becomes(t, 10*time.Second, alive)
 	m[1].powerOn(t) // one more heartbeat, so that nothing is decided before the managers end
 	m[1].powerOff()
@@ -489,11 +488,11 @@ func testLeader(t *testing.T, c *cloud, managers []*manager) {
 	time.Sleep(10 * time.Second)
 	before := versions(t, c)
 	for _, x := range managers {
-		x.end(syscall.SIGTERM)
+		check(t, x.End(syscall.SIGTERM))
 	}
 	time.Sleep(20 * time.Second)
 	for _, x := range managers {
-		x.start()
+		check(t, x.Start())
 	}
 	start := time.Now()
 	// What was decided stays; what was not is decided anew, by what is seen from
