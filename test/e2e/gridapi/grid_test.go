@@ -39,12 +39,7 @@ func TestSitesComeAndGo(t *testing.T) {
 	if took := time.Since(left); took < time.Second || took > 8*time.Second {
 		t.Errorf("the child went %s after its site, want 2s", took)
 	}
-	w.eventually("one event that tells of it", func() error { // sent after the deed
-		if got := w.events("Deleted"); len(got) != 1 || !strings.Contains(got[0], "web--plant-7") {
-			return fmt.Errorf("events: %q", got)
-		}
-		return nil
-	})
+	w.wantEvent("Deleted", "web--plant-7")
 }
 
 func TestRetainedAndAdoptedAgain(t *testing.T) {

@@ -103,9 +103,7 @@ func TestCanaryFirstAndFailureStops(t *testing.T) {
 	if c := w.condition(gridv1.ConditionProgressing); c.Status != "False" {
 		t.Errorf("Progressing is %s", c.Status)
 	}
-	if got := w.events(gridv1.ReasonStopped); len(got) != 1 {
-		t.Errorf("events: %q", got)
-	}
+	w.wantEvent(gridv1.ReasonStopped, "")
 	// The fix goes on, canary first again.
 	w.mustApply(web("web:v2", policy))
 	w.wantSites("web:v2", "s2")

@@ -296,6 +296,18 @@ func (w *world) never(what string, fn func() bool) {
 	}
 }
 
+// wantEvent waits until exactly one event with the reason says this; events are
+// sent after the deed.
+func (w *world) wantEvent(reason, about string) {
+	w.Helper()
+	w.eventually("one event "+reason, func() error {
+		if got := w.events(reason); len(got) != 1 || !strings.Contains(got[0], about) {
+			return fmt.Errorf("events: %q", got)
+		}
+		return nil
+	})
+}
+
 func (w *world) events(reason string) []string {
 	w.Helper()
 	var list corev1.EventList
