@@ -54,6 +54,9 @@ func (p *Process) Start() error {
 	return nil
 }
 
+// PID of a process that has been started.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // End sends a signal and waits until the process is gone.
 func (p *Process) End(signal syscall.Signal) error {
 	if p.cmd == nil {

@@ -36,13 +36,13 @@ type leaseObject struct {
 	renewed time.Time
 	at      time.Duration
 	version int64
-	unseen  bool // no controller was there to see the renewal
 }
 
 // said is what a node last wrote about another, and when: the truth about
 // evidence.
 type said struct {
 	state   sitev1.NeighbourState
+	since   time.Duration // when it was said first
 	until   time.Duration // when it was taken back; -1: it stands
 	against time.Duration // when it last stood that the other is unreachable
 }
@@ -74,6 +74,7 @@ func (w *World) unregister(name string) {
 		return
 	}
 	delete(w.api.nodes, name)
+	w.left[[2]string{name, o.Site}] = w.now
 	w.api.version++
 	version := w.api.version
 	w.note("Node %s is deleted", name)
@@ -96,6 +97,7 @@ func (w *World) relabel(name, site string) {
 	n.Site = site
 	w.api.version++
 	n.version, n.created = w.api.version, w.now
+	w.left[[2]string{name, old}] = w.now
 	w.api.nodes[name] = &n
 	w.note("Node %s is labelled %s", name, site)
 	w.watched("nodes", func(c watcher) { c.node(name, n.version, &n.Node) })
@@ -107,7 +109,7 @@ func (w *World) relabel(name, site string) {
 // renewLease is the kubelet's write.
 func (w *World) renewLease(name string, renewed time.Time) bool {
 	w.api.version++
-	l := &leaseObject{renewed, w.now, w.api.version, w.controller == nil}
+	l := &leaseObject{renewed, w.now, w.api.version}
 	w.api.leases[name] = l
 	w.contact[name] = w.now
 	w.watched("leases", func(c watcher) { c.lease(name, l.version, &l.renewed) })
@@ -139,7 +141,10 @@ func (w *World) writeReport(name string, action report.Action) bool {
 	}
 	for about, state := range neighbours {
 		old := w.evidence[[2]string{name, about}]
-		now := said{state: state, until: -1, against: old.against}
+		now := said{state: state, since: w.now, until: -1, against: old.against}
+		if old.state == state && old.until < 0 {
+			now.since = old.since
+		}
 		if state == sitev1.NeighbourUnreachable || old.state == sitev1.NeighbourUnreachable && old.until < 0 {
 			now.against = w.now
 		}

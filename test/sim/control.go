@@ -27,14 +27,14 @@ type stream struct {
 // watched tells all controllers that something changed.
 func (w *World) watched(kind string, tell func(watcher)) {
 	if c := w.controller; c != nil {
-		w.deliver(&c.streams, kind, func() bool { return w.controller == c }, func() { tell(c) })
+		w.deliver(&c.streams, kind, w.state.cacheLag, func() bool { return w.controller == c }, func() { tell(c) })
 	}
 	if k := w.kcm; k != nil {
-		w.deliver(&k.streams, kind, func() bool { return w.kcm == k }, func() { tell(k) })
+		w.deliver(&k.streams, kind, 0, func() bool { return w.kcm == k }, func() { tell(k) })
 	}
 }
 
-func (w *World) deliver(streams *map[string]*stream, kind string, alive func() bool, tell func()) {
+func (w *World) deliver(streams *map[string]*stream, kind string, late time.Duration, alive func() bool, tell func()) {
 	if *streams == nil {
 		*streams = map[string]*stream{}
 	}
@@ -43,7 +43,7 @@ func (w *World) deliver(streams *map[string]*stream, kind string, alive func() b
 		s = &stream{}
 		(*streams)[kind] = s
 	}
-	lag := time.Millisecond + time.Duration(w.net.Int64N(int64(20*time.Millisecond)))
+	lag := late + time.Millisecond + time.Duration(w.net.Int64N(int64(20*time.Millisecond)))
 	if w.state.lag > 0 {
 		lag += time.Duration(w.net.Int64N(int64(w.state.lag)))
 	}
@@ -66,8 +66,12 @@ type controller struct {
 	busy     map[string]bool
 	versions map[string]int64
 	again    bool
+	listed   time.Duration // when the reports were last read
 	rand     *rand.Rand
 }
+
+// listFor is how long reports that were read are good for more than one verdict.
+const listFor = time.Second
 
 // startController begins a life of the controller, with what the API server
 // holds.
@@ -220,6 +224,12 @@ func (c *controller) pass() {
 				continue
 			}
 			c.write("node "+change.Node, func() bool {
+				if change.To.Dead() && w.bug != BelievesItsCache {
+					var dead bool
+					if change, dead = c.confirm(change); !dead {
+						return false
+					}
+				}
 				if !w.writeCondition(change) {
 					return false
 				}
@@ -229,6 +239,25 @@ func (c *controller) pass() {
 			})
 		}
 	}
+}
+
+// confirm looks, past the watches, at what a verdict of death rests on, and
+// decides again.
+func (c *controller) confirm(change verdict.Change) (verdict.Change, bool) {
+	w, now := c.w, c.now()
+	if c.listed == 0 || w.now-c.listed >= listFor {
+		c.listed = w.now
+		for _, n := range w.nodes {
+			c.report(n.name, w.api.version, w.api.reports[n.name])
+		}
+	}
+	if l := w.api.leases[change.Node]; l != nil {
+		c.tracker.SetLease(now, change.Node, l.renewed, false)
+	}
+	if o := w.api.nodes[change.Node]; o == nil || o.version != c.versions["node "+change.Node] {
+		return change, false // the write would be refused: there is a newer one
+	}
+	return c.tracker.Confirm(now, change.Node, verdict.PolicyOf(w.api.sites[change.Site]))
 }
 
 // write writes one object: one write at a time, and again if it fails. A

@@ -18,7 +18,8 @@
 // hub (knows after a while that the cloud is away, and takes lease renewals
 // meanwhile), kubelets (a lease each 10 s), requests to and watches of the API
 // server (retransmission, time-outs whose request was executed all the same, old
-// news), the controller around the tracker, and the few lines of
+// news, seconds old if need be), the controller around the tracker, which asks the
+// API server itself before it calls a node dead, and the few lines of
 // kube-controller-manager that turn a verdict and a stale lease into a taint.
 // Clocks of nodes and of controllers are hours apart.
 //
@@ -32,8 +33,8 @@
 // each way. Observers of x are those whose Nodes carry the label of x's site.
 //
 // patience is 12 s, maxLoss 50 %, relapse 30 s, detection 30 s, settling 2 min,
-// healing 1 min (3 min if a site has more than 16 nodes), freshLease 14 s;
-// truth.go has them.
+// healing 1 min (3 min if a site has more than 16 nodes), freshLease 14 s,
+// known 1.1 s; truth.go has them.
 //
 //  1. No node is called dead, and none is tainted, while an observer of its site
 //     that was connected for the last patience reached it for the last patience.
@@ -42,8 +43,8 @@
 //     must have been down, for as long as the site's kubeletGrace says.
 //  2. No node is called dead for Unreachable unless as many nodes of its site as
 //     the policy asks for were in contact with the API server lately and
-//     said so; nor for HoldTimeout before its time. (A heartbeat that came while
-//     no controller ran may be missed: its successor goes by what the Site says.)
+//     say so, or did until known before; nor for HoldTimeout before its time, whoever ran when the last
+//     heartbeat came.
 //  3. A machine that loses its power, or freezes, while nothing else was wrong
 //     for the last minute, and that has a connected witness, is tainted within
 //     detection. In the midst of other faults that stand still it is called dead
@@ -53,5 +54,9 @@
 //     that nobody renews is left to the controller, which removes it in minutes.
 //  5. After that nobody writes anything.
 //  6. No taint is set on a node whose lease was renewed less than freshLease ago.
+//     No node is called dead either, for Unreachable or HoldTimeout, whose lease
+//     in the API server was renewed less than freshLease ago, or about which a
+//     report there, renewed as it has to be, says since known that it is reached.
+//     That holds however late the watches are.
 //  7. No agent writes its report more often than each second, and none spins.
 package sim

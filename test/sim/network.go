@@ -14,8 +14,9 @@ type state struct {
 	up, down                                       map[string]float64    // loss between a node and the cloud
 	delay                                          map[string]time.Duration
 	api                                            bool
-	lag                                            time.Duration
-	controller, kcm                                bool // does not run
+	lag                                            time.Duration // of watches, at most
+	cacheLag                                       time.Duration // of skerry-controller-manager's watches, beside that
+	controller, kcm                                bool          // does not run
 }
 
 // derive works out the state from the faults in force.
@@ -104,6 +105,8 @@ func (w *World) derive() *state {
 			s.api = false
 		case schedule.WatchLag:
 			s.lag += f.Period
+		case schedule.CacheLag:
+			s.cacheLag = max(s.cacheLag, f.Period)
 		}
 	}
 	return s

@@ -170,7 +170,7 @@ func TestReplay(t *testing.T) {
 // TestPlantedBugs: each of them is found.
 func TestPlantedBugs(t *testing.T) {
 	const within, nodes = 1000, 4 // small sites are where it shows
-	for _, bug := range []Bug{TrustsReportersClock, ReportsStandForEver, RefutationIgnored, AnswersTooLate, UnansweredIfReachable, NeverTakenBack, TaintsAtOnce} {
+	for _, bug := range []Bug{TrustsReportersClock, ReportsStandForEver, RefutationIgnored, AnswersTooLate, UnansweredIfReachable, NeverTakenBack, TaintsAtOnce, BelievesItsCache} {
 		t.Run(string(bug), func(t *testing.T) {
 			t.Parallel()
 			for s := uint64(1); s <= within; s++ {
@@ -182,4 +182,55 @@ func TestPlantedBugs(t *testing.T) {
 			t.Errorf("not found by %d schedules", within)
 		})
 	}
+}
+
+// TestCacheLag: watches that are 5 s late make no false death, and they do if the
+// API server is not asked. A node is cut off the cloud, and for a while off its
+// neighbours, and comes back at each moment around that of the verdict.
+func TestCacheLag(t *testing.T) {
+	if *seed != 0 {
+		t.Skip("-sim.seed given")
+	}
+	runs, found := 0, 0
+	deaths := 0
+	for _, back := range []schedule.Kind{schedule.NodeCut, schedule.Alone} {
+		for after := 8 * time.Second; after < 24*time.Second; after += 250 * time.Millisecond {
+			s := lagging(uint64(after), back, after)
+			runs++
+			w := Run(s, NoBug, false)
+			deaths += w.Stats().Deaths
+			if len(w.Fails) > 0 {
+				explain(t, s, NoBug)
+				return
+			}
+			if len(Run(s, BelievesItsCache, false).Fails) > 0 {
+				found++
+			}
+		}
+	}
+	t.Logf("%d runs, %d of them with a false death if the watches are believed; called dead %d times", runs, found, deaths)
+	if found < runs/20 {
+		t.Errorf("only %d of %d runs have a false death if the watches are believed: this proves nothing", found, runs)
+	}
+	if deaths == 0 {
+		t.Error("nobody is ever called dead: this proves nothing")
+	}
+}
+
+// lagging is a schedule in which one node of three is off the cloud and off its
+// neighbours, and one of the two ends after a while, with watches that are 5 s
+// late.
+func lagging(seed uint64, ends schedule.Kind, after time.Duration) schedule.Schedule {
+	s := schedule.Schedule{Seed: seed, Heal: schedule.WarmUp + 90*time.Second, Sites: []schedule.SiteSpec{{
+		Name: "a", Nodes: []string{"a01", "a02", "a03"}, Witnesses: 1, KubeletGrace: time.Minute, Delay: 5 * time.Millisecond,
+	}}}
+	s.Faults = append(s.Faults, schedule.Fault{Kind: schedule.CacheLag, At: schedule.WarmUp, For: 90 * time.Second, Period: 5 * time.Second})
+	for _, kind := range []schedule.Kind{schedule.NodeCut, schedule.Alone} {
+		f := schedule.Fault{Kind: kind, Site: "a", Nodes: []string{"a01"}, At: schedule.WarmUp + 10*time.Second, For: 70 * time.Second}
+		if kind == ends {
+			f.For = after
+		}
+		s.Faults = append(s.Faults, f)
+	}
+	return s
 }

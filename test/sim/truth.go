@@ -20,7 +20,10 @@ const (
 	// In a site in which not all probe all, what one missed reaches it by rumour.
 	healingLarge, large = 180 * time.Second, 16
 	freshLease          = 14 * time.Second
-	undisturbed         = 60 * time.Second
+	// What the API server held so long before a verdict the verdict has to know,
+	// however late the watches are.
+	known       = listFor + 100*time.Millisecond
+	undisturbed = 60 * time.Second
 )
 
 // truth is what is so, whoever knows it.
@@ -166,14 +169,33 @@ func (w *World) calledDead(o *nodeObject) {
 		}
 		return
 	case sitev1.ReasonHoldTimeout:
-		if l := w.api.leases[o.Name]; l != nil && !l.unseen && w.now-l.at < policy.HoldTimeout-time.Second {
+		if l := w.api.leases[o.Name]; l != nil && w.now-l.at < policy.HoldTimeout-time.Second {
 			w.fail("%s is called dead for holdTimeout (%s), %s after its last heartbeat", o.Name, policy.HoldTimeout, w.now-l.at)
 		}
 	case sitev1.ReasonUnreachable:
 		w.checkEvidence(o, policy.Witnesses)
 	}
+	w.checkKnown(o)
 	if by := w.witness(o, patience); by != "" {
 		w.fail("%s is called dead (%s), and %s is connected and reaches it", o.Name, o.Alive.Reason, by)
+	}
+}
+
+// checkKnown: nothing that the API server holds contradicts the verdict.
+func (w *World) checkKnown(o *nodeObject) {
+	if l := w.api.leases[o.Name]; l != nil && w.now-l.at < freshLease {
+		w.fail("%s is called dead (%s) %s after a heartbeat", o.Name, o.Alive.Reason, w.now-l.at)
+	}
+	for _, n := range w.nodes {
+		other := w.api.nodes[n.name]
+		s := w.evidence[[2]string{n.name, o.Name}]
+		if other == nil || n.name == o.Name || other.Site != o.Site || s.state != sitev1.NeighbourReachable || s.until >= 0 {
+			continue
+		}
+		// It counts while its writer is in contact, and both were of the site.
+		if w.now-s.since > known && w.now-w.reported[n.name] < 10*time.Second && w.now-other.created > patience && w.now-o.created > patience {
+			w.fail("%s is called dead (%s), and %s says since %s that it reaches it", o.Name, o.Alive.Reason, n.name, w.now-s.since)
+		}
 	}
 }
 
@@ -185,11 +207,13 @@ func (w *World) checkEvidence(o *nodeObject, witnesses int) {
 		other := w.api.nodes[n.name]
 		s, ok := w.evidence[[2]string{n.name, o.Name}]
 		contact, heard := w.contact[n.name]
-		if other == nil || other.Site != o.Site || !ok || !heard || w.now-contact > lately+w.state.lag {
+		left, was := w.left[[2]string{n.name, o.Site}]
+		member := other != nil && other.Site == o.Site || was && w.now-left < 50*time.Millisecond+w.state.lag+w.state.cacheLag
+		if !member || !ok || !heard || w.now-contact > lately+w.state.lag+w.state.cacheLag {
 			continue
 		}
 		stands := s.state == sitev1.NeighbourUnreachable && s.until < 0
-		if stands || s.against > 0 && w.now-s.against < 5*time.Second+w.state.lag {
+		if stands || s.against > 0 && w.now-s.against < known {
 			count++
 		}
 	}
@@ -253,7 +277,7 @@ func (w *World) check() {
 }
 
 // controlDelay is how long controllers that start may take longer.
-func (w *World) controlDelay() time.Duration { return 2 * w.state.lag }
+func (w *World) controlDelay() time.Duration { return 2 * (w.state.lag + w.state.cacheLag) }
 
 // measures says whether this is a machine that died with nothing else wrong, and
 // has witnesses: its time counts.
@@ -284,7 +308,7 @@ func (w *World) witnesses(n *node, o *nodeObject, since time.Duration) int {
 
 // checkMissed: a machine that is dead is found to be.
 func (w *World) checkMissed(n *node, o *nodeObject) {
-	if n.dead < 0 || !w.died(n, o) || w.state.controller || w.state.kcm || !w.state.api || w.state.lag > 0 {
+	if n.dead < 0 || !w.died(n, o) || w.state.controller || w.state.kcm || !w.state.api || w.state.lag+w.state.cacheLag > 0 {
 		return
 	}
 	dead, enough := w.now-n.dead, max(1, w.siteSpec(o.Site).Witnesses)

@@ -33,6 +33,7 @@ const (
 	UnansweredIfReachable Bug = "questions-not-answered"
 	NeverTakenBack        Bug = "verdict-never-taken-back"
 	TaintsAtOnce          Bug = "verdict-taints-without-a-stale-lease"
+	BelievesItsCache      Bug = "calls-dead-without-asking-the-api-server"
 )
 
 // World is one run.
@@ -58,6 +59,7 @@ type World struct {
 	contact     map[string]time.Duration // when a node last wrote anything
 	reported    map[string]time.Duration // when it last wrote its report
 	evidence    map[[2]string]said
+	left        map[[2]string]time.Duration // when a node last left a site
 	plants      int
 
 	truth truth
@@ -86,7 +88,7 @@ func Run(s schedule.Schedule, bug Bug, tracing bool) *World {
 	w := &World{
 		Schedule: s, bug: bug, tracing: tracing, net: rand.New(rand.NewPCG(s.Seed, 0x0e7)),
 		byName: map[string]*node{}, sides: map[[2]int]*side{}, taints: map[string]time.Duration{},
-		contact: map[string]time.Duration{}, reported: map[string]time.Duration{}, evidence: map[[2]string]said{},
+		contact: map[string]time.Duration{}, reported: map[string]time.Duration{}, evidence: map[[2]string]said{}, left: map[[2]string]time.Duration{},
 		api: api{nodes: map[string]*nodeObject{}, leases: map[string]*leaseObject{}, reports: map[string]*sitev1.NodeReport{}, sites: map[string]*sitev1.Site{}},
 	}
 	w.stats.Kinds = map[schedule.Kind]int{}

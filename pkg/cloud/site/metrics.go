@@ -14,6 +14,7 @@ type metrics struct {
 	brain     *brain
 	leader    prometheus.Gauge
 	changes   *prometheus.CounterVec
+	refuted   prometheus.Counter
 	evaluated prometheus.Histogram
 	nodes     *prometheus.Desc
 	inSite    *prometheus.Desc
@@ -30,6 +31,8 @@ func newMetrics(b *brain, registry prometheus.Registerer) (*metrics, error) {
 			Help: "1 in the replica that decides."}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "skerry_verdict_changes_total",
 			Help: "Verdicts that were written into Nodes, by status and reason."}, []string{"status", "reason"}),
+		refuted: prometheus.NewCounter(prometheus.CounterOpts{Name: "skerry_verdict_refuted_total",
+			Help: "Verdicts of death that were not written, because the API server knew better than the watches."}),
 		evaluated: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "skerry_verdict_evaluation_seconds",
 			Help: "How long the verdicts of one site took to compute.", Buckets: prometheus.ExponentialBuckets(1e-6, 4, 10)}),
 		nodes: prometheus.NewDesc("skerry_verdict_nodes",
@@ -38,7 +41,7 @@ func newMetrics(b *brain, registry prometheus.Registerer) (*metrics, error) {
 			"Nodes that the cloud does not hear, of the sites that have such: Held, Dead, and Unknown, which are part of the held.", []string{"site", "state"}, nil),
 		doubts: prometheus.NewDesc("skerry_verdict_doubts", "Nodes about which their neighbours are asked.", nil, nil),
 	}
-	for _, c := range []prometheus.Collector{m, m.leader, m.changes, m.evaluated} {
+	for _, c := range []prometheus.Collector{m, m.leader, m.changes, m.refuted, m.evaluated} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the metrics of verdicts: %w", err)
 		}

@@ -34,6 +34,7 @@ type nodeWriter struct {
 	brain   *brain
 	client  client.Client
 	live    client.Reader
+	confirm *confirmer
 	events  record.EventRecorder
 	metrics *metrics
 }
@@ -50,7 +51,19 @@ func (w *nodeWriter) Reconcile(ctx context.Context, name string) (reconcile.Resu
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	if write {
-		if err := w.publish(ctx, change); err != nil {
+		var version string
+		if change.To.Dead() {
+			dead := false
+			var err error
+			if change, version, dead, err = w.confirm.dead(ctx, change); err != nil {
+				return reconcile.Result{}, client.IgnoreNotFound(err)
+			}
+			if !dead {
+				w.metrics.refuted.Inc()
+				return reconcile.Result{RequeueAfter: readFor}, nil
+			}
+		}
+		if err := w.publish(ctx, change, version); err != nil {
 			return reconcile.Result{}, client.IgnoreNotFound(err)
 		}
 		w.brain.do(func(t *verdict.Tracker, _ time.Time) { failover = t.Failover(name) })
@@ -61,16 +74,18 @@ func (w *nodeWriter) Reconcile(ctx context.Context, name string) (reconcile.Resu
 	return reconcile.Result{}, nil
 }
 
-// publish writes the condition, and tells of it.
-func (w *nodeWriter) publish(ctx context.Context, c verdict.Change) error {
-	patch, err := conditionPatch(c, metav1.NewTime(w.brain.now()))
+// publish writes the condition, and tells of it. With a version it is for that
+// version of the Node only.
+func (w *nodeWriter) publish(ctx context.Context, c verdict.Change, version string) error {
+	patch, err := conditionPatch(c, version, metav1.NewTime(w.brain.now()))
 	if err != nil {
 		return err
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: c.Node}}
 	if err := w.client.Status().Patch(ctx, node, client.RawPatch(types.StrategicMergePatchType, patch)); err != nil {
 		if apierrors.IsInvalid(err) || apierrors.IsConflict(err) {
-			// Another Node of that name: what it is like the watch will tell.
+			// It changed, or is another Node of that name: what it is like the watch
+			// will tell.
 			return fmt.Errorf("writing the verdict on node %s, which may be another by now: %w", c.Node, err)
 		}
 		return fmt.Errorf("writing the verdict on node %s: %w", c.Node, err)
@@ -86,7 +101,7 @@ func (w *nodeWriter) publish(ctx context.Context, c verdict.Change) error {
 
 // conditionPatch is the patch of the one condition. The Node's uid is in it, so
 // that it cannot hit the next Node of the same name.
-func conditionPatch(c verdict.Change, now metav1.Time) ([]byte, error) {
+func conditionPatch(c verdict.Change, version string, now metav1.Time) ([]byte, error) {
 	condition := map[string]any{"type": api.AliveCondition}
 	if c.To.Status == "" {
 		condition["$patch"] = "delete"
@@ -97,8 +112,12 @@ func conditionPatch(c verdict.Change, now metav1.Time) ([]byte, error) {
 			condition["lastTransitionTime"] = now
 		}
 	}
+	metadata := map[string]any{"uid": c.UID}
+	if version != "" {
+		metadata["resourceVersion"] = version
+	}
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": c.UID},
+		"metadata": metadata,
 		"status":   map[string]any{"conditions": []any{condition}},
 	})
 	if err != nil {

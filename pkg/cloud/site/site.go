@@ -117,7 +117,7 @@ func Add(m manager.Manager, o Options) error {
 		return fmt.Errorf("adding the watches: %w", err)
 	}
 	loop := &loop{brain: b, metrics: metrics}
-	nodes := &nodeWriter{brain: b, client: m.GetClient(), live: m.GetAPIReader(), events: o.Events, metrics: metrics}
+	nodes := &nodeWriter{brain: b, client: m.GetClient(), live: m.GetAPIReader(), confirm: newConfirmer(b, m.GetClient(), m.GetAPIReader()), events: o.Events, metrics: metrics}
 	sites := &siteWriter{brain: b, client: m.GetClient(), events: o.Events, emptyAfter: o.EmptyAfter, written: map[string]time.Time{}, empty: map[string]time.Time{}}
 	if err := addWriter(m, "verdict-node", nodes, &loop.nodes); err != nil {
 		return err

@@ -25,18 +25,19 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func TestConditionPatch(t *testing.T) {
 	was := verdict.Condition{Status: corev1.ConditionTrue, Reason: "Heartbeat"}
 	for _, row := range []struct {
-		name string
-		c    verdict.Change
-		want string
+		name    string
+		c       verdict.Change
+		version string
+		want    string
 	}{
-		{"dead", verdict.Change{Node: "a", UID: "u", Was: was, To: verdict.Condition{Status: corev1.ConditionFalse, Reason: "R", Message: "M"}},
-			`{"metadata":{"uid":"u"},"status":{"conditions":[{"lastHeartbeatTime":"2026-11-23T12:00:00Z","lastTransitionTime":"2026-11-23T12:00:00Z","message":"M","reason":"R","status":"False","type":"skerry.dev/Alive"}]}}`},
-		{"another reason: since when stays", verdict.Change{Node: "a", UID: "u", Was: was, To: verdict.Condition{Status: corev1.ConditionTrue, Reason: "R", Message: "M"}},
+		{"dead", verdict.Change{Node: "a", UID: "u", Was: was, To: verdict.Condition{Status: corev1.ConditionFalse, Reason: "R", Message: "M"}}, "7",
+			`{"metadata":{"resourceVersion":"7","uid":"u"},"status":{"conditions":[{"lastHeartbeatTime":"2026-11-23T12:00:00Z","lastTransitionTime":"2026-11-23T12:00:00Z","message":"M","reason":"R","status":"False","type":"skerry.dev/Alive"}]}}`},
+		{"another reason: since when stays", verdict.Change{Node: "a", UID: "u", Was: was, To: verdict.Condition{Status: corev1.ConditionTrue, Reason: "R", Message: "M"}}, "",
 			`{"metadata":{"uid":"u"},"status":{"conditions":[{"lastHeartbeatTime":"2026-11-23T12:00:00Z","message":"M","reason":"R","status":"True","type":"skerry.dev/Alive"}]}}`},
-		{"gone", verdict.Change{Node: "a", UID: "u", Was: was},
+		{"gone", verdict.Change{Node: "a", UID: "u", Was: was}, "",
 			`{"metadata":{"uid":"u"},"status":{"conditions":[{"$patch":"delete","type":"skerry.dev/Alive"}]}}`},
 	} {
-		got, err := conditionPatch(row.c, metav1.NewTime(noon))
+		got, err := conditionPatch(row.c, row.version, metav1.NewTime(noon))
 		if err != nil || string(got) != row.want {
 			t.Errorf("%s: %s (%v), want %s", row.name, got, err, row.want)
 		}

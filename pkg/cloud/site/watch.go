@@ -9,7 +9,6 @@ import (
 	"github.com/go-logr/logr"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,6 +31,11 @@ type brain struct {
 	// wroteNode and wroteSite are the resourceVersions of our last writes that the
 	// watches have not come to yet: what is older says nothing new.
 	wroteNode, wroteSite map[string]string
+	// listed is the version of the last list of reports that was read past the
+	// watch: what the watch tells of before it is no news. While such a list is on
+	// its way, meanwhile has the versions that the watch told.
+	listed    string
+	meanwhile map[string]string
 }
 
 func (b *brain) do(f func(t *verdict.Tracker, now time.Time)) {
@@ -46,7 +50,7 @@ func passed(wrote map[string]string, o client.Object) bool {
 	if !ok {
 		return true
 	}
-	if order, err := resourceversion.CompareResourceVersion(o.GetResourceVersion(), own); err == nil && order < 0 {
+	if older(o.GetResourceVersion(), own) {
 		return false
 	}
 	delete(wrote, o.GetName())
@@ -75,6 +79,36 @@ func (b *brain) setSite(site *v1alpha1.Site) {
 	})
 }
 
+func (b *brain) setReport(report *v1alpha1.NodeReport, initial bool) {
+	b.do(func(t *verdict.Tracker, now time.Time) {
+		if b.tells(report) {
+			t.SetReport(now, report, initial)
+		}
+	})
+}
+
+// deleteReport is told the report as it was last known. missed: the watch missed
+// the deletion itself, so nothing says when it was.
+func (b *brain) deleteReport(report *v1alpha1.NodeReport, missed bool) {
+	b.do(func(t *verdict.Tracker, now time.Time) {
+		if missed || b.tells(report) {
+			t.DeleteReport(now, report.Name)
+		}
+	})
+}
+
+// tells says whether what the watch tells of a report is newer than what was read
+// past it.
+func (b *brain) tells(report *v1alpha1.NodeReport) bool {
+	if older(report.ResourceVersion, b.listed) {
+		return false
+	}
+	if b.meanwhile != nil {
+		b.meanwhile[report.Name] = report.ResourceVersion
+	}
+	return true
+}
+
 // watcher feeds the brain. It runs in each replica.
 type watcher struct {
 	cache cache.Cache
@@ -98,12 +132,12 @@ func (w *watcher) Start(ctx context.Context) error {
 			func(l *coordinationv1.Lease, initial bool) {
 				b.do(func(t *verdict.Tracker, now time.Time) { t.SetLease(now, l.Name, renewed(l).Time, initial) })
 			},
-			func(l *coordinationv1.Lease) {
+			func(l *coordinationv1.Lease, _ bool) {
 				b.do(func(t *verdict.Tracker, now time.Time) { t.DeleteLease(now, l.Name) })
 			})},
 		{&corev1.Node{}, on(
 			func(n *corev1.Node, _ bool) { b.setNode(n) },
-			func(n *corev1.Node) {
+			func(n *corev1.Node, _ bool) {
 				b.do(func(t *verdict.Tracker, now time.Time) {
 					t.DeleteNode(now, n.Name)
 					delete(b.tainted, n.Name)
@@ -112,19 +146,14 @@ func (w *watcher) Start(ctx context.Context) error {
 			})},
 		{&v1alpha1.Site{}, on(
 			func(s *v1alpha1.Site, _ bool) { b.setSite(s) },
-			func(s *v1alpha1.Site) {
+			func(s *v1alpha1.Site, _ bool) {
 				b.do(func(t *verdict.Tracker, now time.Time) {
 					t.DeleteSite(now, s.Name)
 					delete(b.wroteSite, s.Name)
 				})
 			})},
 		{&v1alpha1.NodeReport{}, on(
-			func(r *v1alpha1.NodeReport, initial bool) {
-				b.do(func(t *verdict.Tracker, now time.Time) { t.SetReport(now, r, initial) })
-			},
-			func(r *v1alpha1.NodeReport) {
-				b.do(func(t *verdict.Tracker, now time.Time) { t.DeleteReport(now, r.Name) })
-			})},
+			b.setReport, b.deleteReport)},
 	}
 	var all []toolscache.InformerSynced
 	for _, watch := range watches {
@@ -160,8 +189,9 @@ func (w *watcher) watch(ctx context.Context, object client.Object, on toolscache
 	}
 }
 
-// on makes a handler out of two functions.
-func on[T client.Object](set func(object T, initial bool), gone func(object T)) toolscache.ResourceEventHandlerDetailedFuncs {
+// on makes a handler out of two functions. missed: the watch did not see the
+// deletion, and the object is the last that was known.
+func on[T client.Object](set func(object T, initial bool), gone func(object T, missed bool)) toolscache.ResourceEventHandlerDetailedFuncs {
 	return toolscache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(object any, initial bool) {
 			if o, ok := object.(T); ok {
@@ -174,11 +204,12 @@ func on[T client.Object](set func(object T, initial bool), gone func(object T)) 
 			}
 		},
 		DeleteFunc: func(object any) {
-			if last, ok := object.(toolscache.DeletedFinalStateUnknown); ok {
+			last, missed := object.(toolscache.DeletedFinalStateUnknown)
+			if missed {
 				object = last.Obj
 			}
 			if o, ok := object.(T); ok {
-				gone(o)
+				gone(o, missed)
 			}
 		},
 	}

@@ -144,6 +144,15 @@ func BenchmarkVerdict100kNodes(b *testing.B) {
 			big.Evaluate(at, fmt.Sprintf("site-%05d", s))
 		}
 	})
+	b.Run("death confirmed", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			i += 10
+			if _, dead := big.Confirm(big.now, nodeName(i%bigSites, 0), PolicyOf(nil)); !dead {
+				b.Fatal("a dead node is not")
+			}
+		}
+	})
 	b.Run("nothing due", func(b *testing.B) {
 		for b.Loop() {
 			big.Due(big.now)

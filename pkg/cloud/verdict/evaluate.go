@@ -123,6 +123,38 @@ func (t *Tracker) Desired(name string) (Change, bool) {
 	return c, true
 }
 
+// Confirm decides once more about a node that is to be called dead, by what the
+// tracker knows now: the caller has just told it what the API server itself says
+// of the node's lease and of all reports, and policy is that of the Site as it
+// is there. It returns what is to be written, and whether that still calls the
+// node dead.
+func (t *Tracker) Confirm(now time.Time, name string, policy Policy) (Change, bool) {
+	t.advance(now)
+	e := t.nodes[name]
+	if e == nil || !e.exists || e.site == nil {
+		return Change{}, false
+	}
+	v := view{t: t, s: e.site}
+	v.count()
+	v.back()
+	in := v.input(e)
+	in.Policy = policy
+	to := Decide(in)
+	return Change{Node: name, UID: e.uid, Site: e.site.name, Was: e.published, To: to.Condition}, to.Dead()
+}
+
+// Reporters are the names of which there is a report.
+func (t *Tracker) Reporters() []string {
+	var names []string
+	for name, e := range t.nodes {
+		if e.report != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Strays are the nodes without a site that still have a verdict: Desired says that
 // it has to go.
 func (t *Tracker) Strays() []string { return slices.Sorted(maps.Keys(t.strays)) }

@@ -22,7 +22,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 4, "how often memory is measured, patched and pristine")
 	flag.DurationVar(&o.settle, "settle", 15*time.Second, "time from a component's start to the memory measured")
 	flag.DurationVar(&o.steady, "steady", 5*time.Minute, "how long the agent's writes are watched")
-	flag.StringVar(&o.only, "only", "", "measure only `what`: components, hub, closed or grid")
+	flag.StringVar(&o.only, "only", "", "measure only `what`: closed, grid, observer, hub or components")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"skerry.dev/skerry/test/bench/components"
 	"skerry.dev/skerry/test/bench/grid"
 	"skerry.dev/skerry/test/bench/hub"
+	"skerry.dev/skerry/test/bench/observer"
 )
 
 // description of the sandbox that is measured: the smallest one with an edge.
@@ -35,6 +37,8 @@ const (
 	// After this time a new node does what it always does.
 	nodeSettle  = 15 * time.Second
 	nodeSamples = 10
+	// managedNodes are as many as an API server beside it takes in some minutes.
+	managedNodes = 20_000
 )
 
 type options struct {
@@ -50,8 +54,8 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if o.pairs < 1 {
 		return fmt.Errorf("-pairs %d: at least 1", o.pairs)
 	}
-	if o.only != "" && o.only != "components" && o.only != "hub" && o.only != "closed" && o.only != "grid" {
-		return fmt.Errorf("-only %s: there are components, hub, closed and grid", o.only)
+	if known := []string{"", "closed", "grid", "observer", "hub", "components"}; !slices.Contains(known, o.only) {
+		return fmt.Errorf("-only %s: there are %s", o.only, strings.Join(known[1:], ", "))
 	}
 	places, err := sandbox.FindPlaces(sandbox.Places{})
 	if err != nil {
@@ -63,18 +67,22 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	fmt.Fprintf(out, "bench: %d processors, load average %s; other work at the same time shows in start-up times\n", runtime.NumCPU(), load())
 	var all []bench.Row
-	if o.only == "" || o.only == "closed" {
-		all, err = closed.Measure(ctx, closed.Options{
-			Dist: places.Dist, Logs: logs, Services: 1000, Sites: 100, SiteNodes: 5, Settle: o.settle, Out: out,
-		})
-		if err := errors.Join(err, bench.Save(o.out, "closed", all)); err != nil || o.only != "" {
-			return errors.Join(err, bench.Print(out, all))
+	for _, part := range []struct {
+		name    string
+		measure func() ([]bench.Row, error)
+	}{
+		{"closed", func() ([]bench.Row, error) {
+			return closed.Measure(ctx, closed.Options{Dist: places.Dist, Logs: logs, Services: 1000, Sites: 100, SiteNodes: 5, Settle: o.settle, Out: out})
+		}},
+		{"grid", func() ([]bench.Row, error) { return measureGrids(ctx, places.Dist, logs, out) }},
+		{"observer", func() ([]bench.Row, error) { return measureObservers(ctx, places.Dist, out) }},
+	} {
+		if o.only != "" && o.only != part.name {
+			continue
 		}
-	}
-	if o.only == "" || o.only == "grid" {
-		rows, err := measureGrids(ctx, places.Dist, logs, out)
+		rows, err := part.measure()
 		all = append(all, rows...)
-		if err := errors.Join(err, bench.Save(o.out, "grid", rows)); err != nil || o.only != "" {
+		if err := errors.Join(err, bench.Save(o.out, part.name, rows)); err != nil || o.only != "" {
 			return errors.Join(err, bench.Print(out, all))
 		}
 	}
@@ -132,6 +140,21 @@ func measureGrids(ctx context.Context, dist, logs string, out io.Writer) ([]benc
 	return grid.Measure(ctx, grid.Options{
 		Dist: dist, Logs: logs, CRDs: filepath.Join("cluster", "crds"), Self: self, Grids: 20, Sites: 500, Steady: time.Minute, Out: out,
 	})
+}
+
+// measureObservers needs no sandbox either.
+func measureObservers(ctx context.Context, dist string, out io.Writer) ([]bench.Row, error) {
+	rows, err := observer.Measure(ctx, observer.Options{Out: out})
+	if err != nil {
+		return rows, err
+	}
+	dir, err := os.MkdirTemp("", "skerry-bench-")
+	if err != nil {
+		return rows, fmt.Errorf("making a folder for a control plane: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	manager, err := observer.MeasureManager(ctx, observer.ManagerOptions{Dist: dist, Dir: dir, Nodes: managedNodes, Sites: managedNodes / 10, Out: out})
+	return append(rows, manager...), err
 }
 
 // create makes the sandbox, and a row of the time that took.

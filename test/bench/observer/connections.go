@@ -48,16 +48,10 @@ func connections(ctx context.Context, size int, watch time.Duration) ([]bench.Ro
 	if err != nil {
 		return nil, err
 	}
-	// Three cost as much as any number: that they look at themselves once a
-	// second shows there.
-	goal, cpuGoal := 1.0, 5.0
-	if size > 3 {
-		goal, cpuGoal = 10/float64(size), 1
-	}
 	return []bench.Row{
-		bench.Against(fmt.Sprintf("observer UDP packets sent, site of %d, with QUIC", size), "/s/node", value.packets, control.packets, goal),
-		bench.Against(fmt.Sprintf("observer UDP bytes sent, site of %d, with QUIC", size), "B/s/node", value.bytes, control.bytes, goal),
-		bench.Against(fmt.Sprintf("observer processor time, site of %d", size), "ms/s/node", value.cpu, control.cpu, cpuGoal),
+		bench.Against(fmt.Sprintf("observer UDP packets sent, site of %d, with QUIC", size), "/s/node", value.packets, control.packets, goal(size)),
+		bench.Against(fmt.Sprintf("observer UDP bytes sent, site of %d, with QUIC", size), "B/s/node", value.bytes, control.bytes, goal(size)),
+		bench.Against(fmt.Sprintf("observer processor time, site of %d, both with QUIC", size), "ms/s/node", value.cpu, control.cpu, goal(size)),
 	}, nil
 }
 
@@ -198,7 +192,7 @@ func healthy(all []*observer.Observer) bool {
 }
 
 // everybody is the control: each pings each other one once a second, over the
-// same kind of connections.
+// same kind of connections, so that both pay for the same encryption.
 func (s *site) everybody(ctx context.Context, watch time.Duration) (figures, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
@@ -234,6 +228,11 @@ func (s *site) everybody(ctx context.Context, watch time.Duration) (figures, err
 		all = append(all, one)
 		group.Go(func() { _ = one.Run(ctx) })
 		group.Go(func() {
+			// Machines do not ask in step, and neither do observers: what wakes this
+			// process once for all of them would be cheaper than it is on any machine.
+			if wait(ctx, time.Duration(i)*time.Second/time.Duration(len(s.members))) != nil {
+				return
+			}
 			ticker := time.NewTicker(time.Second)
 			defer ticker.Stop()
 			for {

@@ -22,3 +22,12 @@ func TestRules(t *testing.T) {
 		t.Errorf("3 that ask each other send %f a second each", few)
 	}
 }
+
+// What is wanted does not depend on what was measured.
+func TestGoal(t *testing.T) {
+	for size, want := range map[int]float64{2: 1, 3: 1, 5: 1, 10: 1, 30: 1. / 3, 1000: 0.01} {
+		if got := goal(size); got != want {
+			t.Errorf("a site of %d: %f, want %f", size, got, want)
+		}
+	}
+}

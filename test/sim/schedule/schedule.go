@@ -46,6 +46,7 @@ const (
 	KCM        Kind = "kcm-restart"
 	APIServer  Kind = "apiserver-away"
 	WatchLag   Kind = "watch-lag" // controllers hear of changes late
+	CacheLag   Kind = "cache-lag" // skerry-controller-manager does, by seconds
 
 	NodeAdded    Kind = "node-added"
 	NodeRemoved  Kind = "node-removed"  // machine off and Node deleted; later it joins anew
@@ -60,7 +61,7 @@ type Fault struct {
 	Site    string
 	Nodes   []string
 	Loss    float64       // of LANLoss and SiteLoss
-	Period  time.Duration // of flapping; delay of SiteSlow and WatchLag
+	Period  time.Duration // of flapping; delay of SiteSlow, WatchLag and CacheLag
 	Shift   time.Duration // of a clock
 	To      string        // site a node moves to
 }
@@ -168,7 +169,7 @@ func siege(r *rand.Rand, s *Schedule) []Fault {
 		long.Kind = KubeletDead
 	}
 	faults := []Fault{long}
-	kinds := []Kind{Alone, Mute, Deaf, PairCut, PairCut, LANLoss, LANLoss, LANFlaps, SiteSplit, AgentCrash, Controller, NodeCut, SiteFlaps, SiteLoss, Freeze, WatchLag}
+	kinds := []Kind{Alone, Mute, Deaf, PairCut, PairCut, LANLoss, LANLoss, LANFlaps, SiteSplit, AgentCrash, Controller, NodeCut, SiteFlaps, SiteLoss, Freeze, WatchLag, CacheLag, CacheLag}
 	for range 2 + r.IntN(8) {
 		f := of(r, s, site, kinds[r.IntN(len(kinds))])
 		// The most harm is done around the moment of the verdict.
@@ -208,7 +209,7 @@ var weights = []struct {
 	{PowerOff, 12}, {Freeze, 8}, {KubeletDead, 4}, {RuntimeDead, 3}, {AgentDead, 3}, {AgentCrash, 6}, {ObserverOff, 3}, {ClockOff, 3},
 	{SiteCut, 8}, {SiteUp, 4}, {SiteDown, 4}, {SiteLoss, 8}, {SiteSlow, 4}, {SiteFlaps, 5}, {NodeCut, 14},
 	{Alone, 8}, {Mute, 5}, {Deaf, 5}, {PairCut, 6}, {LANLoss, 8}, {LANFlaps, 5}, {SiteSplit, 8},
-	{Controller, 6}, {KCM, 4}, {APIServer, 3}, {WatchLag, 3},
+	{Controller, 6}, {KCM, 4}, {APIServer, 3}, {WatchLag, 3}, {CacheLag, 4},
 	{NodeAdded, 2}, {NodeRemoved, 3}, {NodeMoved, 3}, {NodeReplaced, 2},
 }
 
@@ -273,6 +274,8 @@ func of(r *rand.Rand, s *Schedule, site SiteSpec, kind Kind) Fault {
 		f.Site, f.For = "", min(f.For, 90*time.Second)
 	case WatchLag:
 		f.Site, f.Period = "", time.Duration(r.IntN(1000))*time.Millisecond
+	case CacheLag:
+		f.Site, f.Period = "", time.Duration(1000+r.IntN(7000))*time.Millisecond
 	case AgentCrash:
 		f.Nodes, f.For = some(2), time.Duration(r.IntN(3000))*time.Millisecond
 	case ClockOff:
