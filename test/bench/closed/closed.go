@@ -33,29 +33,44 @@ type Options struct {
 	Out                        io.Writer
 }
 
-// Measure makes a control plane and runs kube-proxy on one node, patched and
-// pristine, in both modes.
+// Measure runs kube-proxy on one node, patched and pristine, in both modes, and
+// then the patched one in a cluster of very many nodes.
 func Measure(ctx context.Context, o Options) (rows []bench.Row, err error) {
+	err = with(ctx, o, func(c *control, n *network) error { rows, err = c.services(ctx, o, n); return err })
+	if err != nil {
+		return rows, err
+	}
+	err = with(ctx, o, func(c *control, n *network) error {
+		more, err := c.manyNodes(ctx, o, n)
+		rows = append(rows, more...)
+		return err
+	})
+	return rows, err
+}
+
+// with makes a control plane and a network for it.
+func with(ctx context.Context, o Options, do func(*control, *network) error) error {
 	dir, err := os.MkdirTemp("", "skerry-bench-closed-")
 	if err != nil {
-		return nil, fmt.Errorf("making a folder for the control plane: %w", err)
+		return fmt.Errorf("making a folder for the control plane: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	n, err := newNetwork()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer n.remove()
 	var c *control
-	defer func() {
-		if c != nil {
-			c.Stop()
-		}
-	}()
 	err = bench.Step(o.Out, "control plane", func() error { c, err = startControl(ctx, o, dir, n.host); return err })
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer c.Stop()
+	return do(c, n)
+}
+
+// services measures at very many Services.
+func (c *control) services(ctx context.Context, o Options, n *network) (rows []bench.Row, err error) {
 	if err := bench.Step(o.Out, fmt.Sprintf("%d nodes", o.Sites*o.SiteNodes), func() error { return c.fillNodes(ctx, o) }); err != nil {
 		return nil, err
 	}

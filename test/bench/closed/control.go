@@ -78,7 +78,7 @@ func (c *control) fillNodes(ctx context.Context, o Options) error {
 		if err != nil {
 			return err
 		}
-		made.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.168.%d.%d", i, n+1)}}
+		made.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("172.%d.%d.%d", 16+i/250, i%250, n+1)}}
 		_, err = c.admin.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{})
 		return err
 	})

@@ -33,16 +33,15 @@ type figures struct {
 }
 
 // network is a network namespace with one link to this host.
-type network struct{ name, host, inside string }
+type network struct{ name, link, host, inside string }
 
 func newNetwork() (*network, error) {
-	n := &network{name: fmt.Sprintf("skerry-bench-%d", os.Getpid()), host: "169.254.77.1", inside: "169.254.77.2"}
-	veth := fmt.Sprintf("skb%d", os.Getpid())
+	n := &network{name: fmt.Sprintf("skerry-bench-%d", os.Getpid()), link: fmt.Sprintf("skb%d", os.Getpid()), host: "169.254.77.1", inside: "169.254.77.2"}
 	for _, args := range [][]string{
 		{"netns", "add", n.name},
-		{"link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", n.name},
-		{"addr", "add", n.host + "/30", "dev", veth},
-		{"link", "set", veth, "up"},
+		{"link", "add", n.link, "type", "veth", "peer", "name", "eth0", "netns", n.name},
+		{"addr", "add", n.host + "/30", "dev", n.link},
+		{"link", "set", n.link, "up"},
 		{"-n", n.name, "addr", "add", n.inside + "/30", "dev", "eth0"},
 		{"-n", n.name, "link", "set", "eth0", "up"},
 		{"-n", n.name, "link", "set", "lo", "up"},
@@ -58,6 +57,15 @@ func newNetwork() (*network, error) {
 
 // remove removes the namespace, and its link with it.
 func (n *network) remove() { _ = exec.Command("ip", "netns", "del", n.name).Run() }
+
+// sent is how many bytes have gone into the namespace.
+func (n *network) sent() (float64, error) {
+	text, err := os.ReadFile(filepath.Join("/sys/class/net", n.link, "statistics", "tx_bytes"))
+	if err != nil {
+		return 0, fmt.Errorf("reading what %s has sent: %w", n.link, err)
+	}
+	return strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
+}
 
 func (n *network) output(args ...string) ([]byte, error) {
 	out, err := exec.Command("ip", append([]string{"netns", "exec", n.name}, args...)...).Output()
@@ -80,8 +88,19 @@ detectLocalMode: InterfaceNamePrefix
 detectLocal: {interfaceNamePrefix: eth}
 `
 
-// measure runs a kube-proxy until its rules are written, and measures it.
-func (c *control) measure(ctx context.Context, o Options, n *network, services int, mode, program string) (*figures, error) {
+// proxy is a kube-proxy that runs in the network, and that has written rules.
+type proxy struct {
+	n    *network
+	cmd  *exec.Cmd
+	log  string
+	sync float64 // seconds until rules were written
+	// alive ends, with the reason, when the process does.
+	alive context.Context
+	ended chan struct{}
+}
+
+// startProxy runs a kube-proxy, and waits until it has written rules.
+func (c *control) startProxy(ctx context.Context, o Options, n *network, mode, program string) (*proxy, error) {
 	kubeconfig, config := filepath.Join(c.dir, "kube-proxy.conf"), filepath.Join(c.dir, "config.yaml")
 	err := errors.Join(
 		controlplane.WriteKubeconfig(kubeconfig, c.proxy),
@@ -99,49 +118,69 @@ func (c *control) measure(ctx context.Context, o Options, n *network, services i
 	if err := cmd.Start(); err != nil { // ip replaces itself
 		return nil, fmt.Errorf("starting %s: %w", program, err)
 	}
-	waiting, cancel := context.WithCancelCause(ctx)
-	ended := make(chan struct{})
+	alive, cancel := context.WithCancelCause(ctx)
+	p := &proxy{n: n, cmd: cmd, log: log.Name(), alive: alive, ended: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
-		cancel(fmt.Errorf("it ended: see %s", log.Name()))
-		close(ended)
+		cancel(fmt.Errorf("it ended: see %s", p.log))
+		close(p.ended)
 	}()
-	defer func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(20 * time.Second):
-			_ = cmd.Process.Kill()
-			<-ended
-		}
-		_, _ = n.output("nft", "flush", "ruleset")
-	}()
-	f := &figures{}
-	err = until(waiting, syncTimeout, func() error {
+	err = until(alive, syncTimeout, func() error {
 		done, sum, err := n.syncs()
 		if err == nil && done == 0 {
 			err = errors.New("no rules are written yet")
 		}
-		f.sync = sum
+		p.sync = sum
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("kube-proxy %s: %w (see %s)", mode, err, log.Name())
+		p.stop()
+		return nil, fmt.Errorf("kube-proxy %s: %w (see %s)", mode, err, p.log)
 	}
+	return p, nil
+}
+
+func (p *proxy) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-waiting.Done():
-		return nil, context.Cause(waiting)
-	case <-time.After(o.Settle):
+	case <-p.ended:
+	case <-time.After(20 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
 	}
+	_, _ = p.n.output("nft", "flush", "ruleset")
+}
+
+// rest lets it run for a while.
+func (p *proxy) rest(d time.Duration) error {
+	select {
+	case <-p.alive.Done():
+		return context.Cause(p.alive)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// measure runs a kube-proxy until its rules are written, and measures it.
+func (c *control) measure(ctx context.Context, o Options, n *network, services int, mode, program string) (*figures, error) {
+	p, err := c.startProxy(ctx, o, n, mode, program)
+	if err != nil {
+		return nil, err
+	}
+	defer p.stop()
+	if err := p.rest(o.Settle); err != nil {
+		return nil, err
+	}
+	f := &figures{sync: p.sync}
 	if f.rules, err = n.rules(mode); err != nil {
 		return nil, err
 	}
 	if f.rules < float64(services) {
-		return nil, fmt.Errorf("%.0f rules for %d Services: kube-proxy has not done its work (see %s)", f.rules, services, log.Name())
+		return nil, fmt.Errorf("%.0f rules for %d Services: kube-proxy has not done its work (see %s)", f.rules, services, p.log)
 	}
 	var rss, anonymous []float64
 	for range samples {
-		m, err := bench.ReadMemory(cmd.Process.Pid)
+		m, err := bench.ReadMemory(p.cmd.Process.Pid)
 		if err != nil {
 			return nil, err
 		}
