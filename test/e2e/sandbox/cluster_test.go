@@ -77,17 +77,22 @@ func podsReach(t *testing.T, sb *sandbox.Sandbox, apps map[string]*sandbox.App) 
 		from := fromApp.Pods()[0]
 		for toSite, toApp := range apps {
 			apart := fromSite != toSite && fromSite != "" && toSite != ""
-			targets := []string{net.JoinHostPort(toApp.ServiceIP(), "80")}
-			for _, p := range toApp.Pods() {
-				targets = append(targets, net.JoinHostPort(p.Status.PodIP, "8080"))
-			}
-			for _, target := range targets {
+			asItShould := func(target string) error {
 				err := try(from, target)
-				if apart && (err == nil || !strings.Contains(err.Error(), "no route to host")) {
-					t.Errorf("a pod of site %q and %s of site %q: %v; want the router to refuse", fromSite, target, toSite, err)
+				switch {
+				case apart && (err == nil || !strings.Contains(err.Error(), "no route to host")):
+					return fmt.Errorf("a pod of site %q and %s of site %q: %v; want the router to refuse", fromSite, target, toSite, err)
+				case !apart && err != nil:
+					return fmt.Errorf("a pod of site %q does not reach %s of site %q: %w", fromSite, target, toSite, err)
 				}
-				if !apart && err != nil {
-					t.Errorf("a pod of site %q does not reach %s of site %q: %v", fromSite, target, toSite, err)
+				return nil
+			}
+			// A pod may be ready a second or two before all nodes have the rules.
+			service := net.JoinHostPort(toApp.ServiceIP(), "80")
+			sb.Eventually(10*time.Second, fmt.Sprintf("a pod of site %q asks the Service of site %q", fromSite, toSite), func() error { return asItShould(service) })
+			for _, p := range toApp.Pods() {
+				if err := asItShould(net.JoinHostPort(p.Status.PodIP, "8080")); err != nil {
+					t.Error(err)
 				}
 			}
 		}
