@@ -29,7 +29,7 @@ var attempts = []struct {
 	{"its zone", "", `{"metadata":{"labels":{"topology.kubernetes.io/zone":"west"}}}`, `{"metadata":{"labels":{"topology.kubernetes.io/zone":"east"}}}`},
 	{"a label of Skerry", "", `{"metadata":{"labels":{"skerry.dev/mine":"1"}}}`, `{"metadata":{"labels":{"skerry.dev/mine":null}}}`},
 	{"an annotation of Skerry", "", `{"metadata":{"annotations":{"skerry.dev/mine":"1"}}}`, `{"metadata":{"annotations":{"skerry.dev/mine":null}}}`},
-	{"the verdict on it", "status", `{"status":{"conditions":[{"type":"skerry.dev/Alive","status":"Unknown","reason":"I","message":"say so"}]}}`,
+	{"the verdict on it", "status", `{"status":{"conditions":[{"type":"skerry.dev/Alive","status":"Unknown","reason":"ISaySo","message":"by the test"}]}}`,
 		`{"status":{"conditions":[{"type":"skerry.dev/Alive","$patch":"delete"}]}}`},
 }
 
@@ -78,7 +78,8 @@ func tryAsNode(c *cluster, n *sandbox.Node, node, subresource, patch string) err
 	return err
 }
 
-// claims are labels, annotations and conditions under skerry.dev, and the zone.
+// claims are labels and annotations under skerry.dev, the zone, and conditions as
+// the attempts would set them: the verdict's own may come at any time.
 func claims(n *corev1.Node) map[string]string {
 	all := map[string]string{}
 	for key, value := range n.Labels {
@@ -92,7 +93,7 @@ func claims(n *corev1.Node) map[string]string {
 		}
 	}
 	for _, condition := range n.Status.Conditions {
-		if strings.HasPrefix(string(condition.Type), "skerry.dev/") {
+		if strings.HasPrefix(string(condition.Type), "skerry.dev/") && condition.Reason == "ISaySo" {
 			all["condition "+string(condition.Type)] = string(condition.Status)
 		}
 	}

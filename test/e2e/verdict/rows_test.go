@@ -24,7 +24,7 @@ func powerOff(number int) func(*cluster) time.Time {
 	return now(func(c *cluster) { c.node(number).PowerOff() })
 }
 
-func powerOn(number int) func(*cluster) { return func(c *cluster) { c.node(number).PowerOn() } }
+func powerOn(number int) func(*cluster) { return func(c *cluster) { c.powerOn(number) } }
 
 func healSite(c *cluster) { c.here().Heal() }
 
@@ -52,7 +52,7 @@ var rowsOfTwo = []row{
 		heal: func(c *cluster) { c.node(1).HealFromCloud() }, says: map[int]string{1: "True/NeighboursReachIt"}},
 	{name: "site-cut", fault: now(func(c *cluster) { c.here().Cut() }), heal: healSite, says: map[int]string{1: "Unknown/SiteSilent", 2: "Unknown/SiteSilent"}},
 	{name: "power-off-with-the-other-cut", fault: now(func(c *cluster) { c.node(2).CutFromCloud(); c.node(1).PowerOff() }),
-		heal: func(c *cluster) { c.node(2).HealFromCloud(); c.node(1).PowerOn() }, says: map[int]string{1: "Unknown/SiteSilent"}},
+		heal: func(c *cluster) { c.node(2).HealFromCloud(); c.powerOn(1) }, says: map[int]string{1: "Unknown/SiteSilent"}},
 	{name: "one-way-up-lost", fault: now(func(c *cluster) { c.here().CutUp() }), heal: healSite},
 	{name: "one-way-down-lost", fault: now(func(c *cluster) { c.here().CutDown() }), heal: healSite},
 	// Its machine says that nobody is there: that is no dead machine.
@@ -75,7 +75,7 @@ var rowsOfTwo = []row{
 		c.node(1).PowerOff()
 		return began
 	}, heal: func(c *cluster) {
-		c.node(1).PowerOn()
+		c.powerOn(1)
 		c.node(1).WaitAgent(time.Minute, true)
 		c.observer(1, true)
 		c.observer(2, true)
@@ -122,14 +122,14 @@ var rowsOfThree = []row{
 		began := time.Now()
 		c.node(1).PowerOff()
 		return began
-	}, dead: []int{1}, heal: func(c *cluster) { c.node(1).PowerOn(); c.observer(2, true) }},
+	}, dead: []int{1}, heal: func(c *cluster) { c.powerOn(1); c.observer(2, true) }},
 }
 
 var rowsOfFive = []row{
 	{name: "power-off", fault: powerOff(5), heal: powerOn(5), dead: []int{5}, says: map[int]string{5: "False/NeighboursCannotReachIt"}},
 	{name: "two-powered-off", fault: now(func(c *cluster) { c.node(1).PowerOff(); c.node(2).PowerOff() }),
 		// kube-controller-manager evicts one node of a zone in 10 s.
-		within: detection + 10*time.Second, dead: []int{1, 2}, heal: func(c *cluster) { c.node(1).PowerOn(); c.node(2).PowerOn() }},
+		within: detection + 10*time.Second, dead: []int{1, 2}, heal: func(c *cluster) { c.powerOn(1); c.powerOn(2) }},
 	{name: "split-2-3-all-connected", fault: now(func(c *cluster) { c.here().Split(c.name(1), c.name(2)) }), heal: func(c *cluster) { c.here().HealInside() }},
 	{name: "split-2-3-the-two-cut-off", fault: now(func(c *cluster) {
 		c.here().Split(c.name(1), c.name(2))

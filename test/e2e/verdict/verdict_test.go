@@ -274,6 +274,29 @@ func (c *cluster) alive(name string) (what, message string) {
 	return "none", ""
 }
 
+// powerOn waits until the API knows that the node's pods have been started again:
+// until then it has them as they were before the power went, and a pod that
+// starts is not ready for a moment.
+func (c *cluster) powerOn(number int) {
+	c.t.Helper()
+	on := time.Now().Truncate(time.Second) // as timestamps of the API are
+	c.node(number).PowerOn()
+	c.Eventually(2*time.Minute, "the pods of "+c.name(number)+" have been started again", func() error {
+		pods, err := c.Kube().CoreV1().Pods(metav1.NamespaceAll).List(c.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + c.name(number)})
+		if err != nil {
+			return err
+		}
+		for _, p := range pods.Items {
+			for _, s := range p.Status.ContainerStatuses {
+				if s.State.Running == nil || s.State.Running.StartedAt.Time.Before(on) || !s.Ready {
+					return fmt.Errorf("pod %s: container %s: %+v, ready %t", p.Name, s.Name, s.State, s.Ready)
+				}
+			}
+		}
+		return nil
+	})
+}
+
 // settled waits until nothing is left of any fault: nodes Ready, verdicts True by
 // heartbeat, no taints, no questions, no reports, and every web pod ready.
 func (c *cluster) settled(timeout time.Duration, names ...string) {
