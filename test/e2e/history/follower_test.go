@@ -176,11 +176,19 @@ func (f *follower) replace(items map[string]object, at uint64, what string) {
 		if old, ok := f.seen[key]; ok && old.uid == o.uid && o.rv < old.rv && !failedByCloud(o) {
 			f.note("%s has %s at %d, it was at %d", what, key, o.rv, old.rv)
 		}
-		if o.rv > at {
+		if o.rv > at && !saidByKubelet(o) {
 			f.note("%s at %d has %s at %d", what, at, key, o.rv)
 		}
 	}
 	f.seen, f.last, f.from, f.begun = items, max(at, f.last), at, true
+}
+
+// saidByKubelet: the answer to a status write is in the store before the kubelet has
+// it, and so before the view that lists the pod has come to it
+// (docs/decisions/0005); its event follows, and is checked as all are.
+func saidByKubelet(o object) bool {
+	pod, ok := o.typed.(*corev1.Pod)
+	return ok && wordOf(pod).seq > 0
 }
 
 // failedByCloud: what the kubelet said meanwhile is dropped then, and the pod
