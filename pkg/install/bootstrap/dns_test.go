@@ -61,6 +61,9 @@ func TestCoreDNSRunsOnEveryNode(t *testing.T) {
 	if got := set.Spec.Template.Spec.Tolerations; len(got) != 1 || got[0] != (corev1.Toleration{Operator: corev1.TolerationOpExists}) {
 		t.Errorf("tolerations %v, want all", got)
 	}
+	if update := set.Spec.UpdateStrategy.RollingUpdate; update == nil || update.MaxUnavailable.String() != "0" || update.MaxSurge.String() != "25%" {
+		t.Errorf("update strategy %+v: a node would be without DNS while it is updated", set.Spec.UpdateStrategy)
+	}
 	if set.Spec.Selector.MatchLabels["k8s-app"] != "kube-dns" || set.Spec.Template.Labels["k8s-app"] != "kube-dns" {
 		t.Error("the Service does not select the pods")
 	}

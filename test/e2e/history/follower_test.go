@@ -39,7 +39,8 @@ type question struct {
 // notes everything that an API server would never show.
 type follower struct {
 	question
-	rest rest.Interface
+	rest    rest.Interface
+	answers *answers
 
 	mu       sync.Mutex
 	seen     map[string]object
@@ -64,8 +65,8 @@ type object struct {
 	typed   runtime.Object
 }
 
-func newFollower(set *kubernetes.Clientset, q question) *follower {
-	return &follower{question: q, rest: set.CoreV1().RESTClient(), seen: map[string]object{}, cut: func() {}}
+func newFollower(set *kubernetes.Clientset, q question, a *answers) *follower {
+	return &follower{question: q, rest: set.CoreV1().RESTClient(), answers: a, seen: map[string]object{}, cut: func() {}}
 }
 
 // asObject reads an object; its content is JSON whatever it came as.
@@ -176,19 +177,45 @@ func (f *follower) replace(items map[string]object, at uint64, what string) {
 		if old, ok := f.seen[key]; ok && old.uid == o.uid && o.rv < old.rv && !failedByCloud(o) {
 			f.note("%s has %s at %d, it was at %d", what, key, o.rv, old.rv)
 		}
-		if o.rv > at && !saidByKubelet(o) {
+		if o.rv > at && !f.answers.knew(o) {
 			f.note("%s at %d has %s at %d", what, at, key, o.rv)
 		}
 	}
 	f.seen, f.last, f.from, f.begun = items, max(at, f.last), at, true
 }
 
-// saidByKubelet: the answer to a status write is in the store before the kubelet has
-// it, and so before the view that lists the pod has come to it
-// (docs/decisions/0005); its event follows, and is checked as all are.
-func saidByKubelet(o object) bool {
+// answers are what the kubelet was told of its pods by answers to its own requests.
+// Such a version is in the store before the kubelet has it, and so perhaps before the
+// view that lists the pod has come to it (docs/decisions/0005); its event follows,
+// and is checked as all are.
+type answers struct {
+	mu   sync.Mutex
+	told map[string]uint64 // the highest resourceVersion, by UID
+	sent map[string]int    // the word under way: its answer may never come
+}
+
+func newAnswers() *answers { return &answers{told: map[string]uint64{}, sent: map[string]int{}} }
+
+func (a *answers) send(uid string, seq int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sent[uid] = seq
+}
+
+func (a *answers) tell(pod *corev1.Pod) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rv, _ := strconv.ParseUint(pod.ResourceVersion, 10, 64)
+	a.told[string(pod.UID)] = max(a.told[string(pod.UID)], rv)
+}
+
+// knew says whether the kubelet may have had this version before any list had it.
+func (a *answers) knew(o object) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	pod, ok := o.typed.(*corev1.Pod)
-	return ok && wordOf(pod).seq > 0
+	seq := a.sent[o.uid]
+	return ok && (o.rv <= a.told[o.uid] || seq > 0 && wordOf(pod).seq == seq)
 }
 
 // failedByCloud: what the kubelet said meanwhile is dropped then, and the pod

@@ -88,6 +88,7 @@ func (w *world) follow() {
 	proxy := w.agent.asToken(w.cloud.token("kube-proxy"), "application/json")
 	dns := w.agent.asToken(w.cloud.token("coredns"), "application/vnd.kubernetes.protobuf")
 	mine := "spec.nodeName=" + nodeName
+	answers := newAnswers()
 	for _, c := range []struct {
 		set *kubernetes.Clientset
 		q   question
@@ -101,11 +102,11 @@ func (w *world) follow() {
 		{dns, question{name: "all services", resource: "services"}},
 		{dns, question{name: "ConfigMaps of a namespace", resource: "configmaps", namespace: "default"}},
 	} {
-		f := newFollower(c.set, c.q)
+		f := newFollower(c.set, c.q, answers)
 		w.followers = append(w.followers, f)
 		w.sets[f] = c.set
 	}
-	w.kubelet = &kubelet{set: node, pods: w.followers[0], r: w.r, last: map[types.UID]*word{}}
+	w.kubelet = &kubelet{set: node, pods: w.followers[0], answers: answers, r: w.r, last: map[types.UID]*word{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = cancel
 	for _, f := range w.followers {

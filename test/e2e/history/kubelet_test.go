@@ -27,6 +27,9 @@ import (
 type kubelet struct {
 	set  *kubernetes.Clientset
 	pods *follower
+	// answers are what it is told outside lists and watches.
+	answers *answers
+
 	r    *rand.Rand
 	last map[types.UID]*word
 	// lease is the last one that it read or wrote.
@@ -152,6 +155,7 @@ func (k *kubelet) say(ctx context.Context, uid types.UID, w *word) {
 		k.refused++
 		return
 	}
+	k.answers.tell(pod)
 	if pod.UID != uid || isTerminal(pod) && pod.Status.Phase != w.phase {
 		w.said = true // somebody else has ended it
 		return
@@ -174,6 +178,7 @@ func (k *kubelet) say(ctx context.Context, uid types.UID, w *word) {
 	if err != nil {
 		panic(err)
 	}
+	k.answers.send(string(uid), w.seq)
 	got, err := pods.Patch(ctx, w.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return // another pod by now; the watch tells
@@ -182,6 +187,8 @@ func (k *kubelet) say(ctx context.Context, uid types.UID, w *word) {
 		k.refused++
 		return
 	}
+	k.answers.tell(got)
+	k.answers.send(string(uid), 0)
 	w.said = wordOf(got).equal(w)
 	k.acknowledged++
 }
